@@ -1,0 +1,58 @@
+# make help says what there is. The environment is made once, and again when its recipe changes.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train evaluate test lint bench ui pins clean
+
+help:  ## Say what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.run  ## Make the environment (.venv)
+
+train: $(VENV)/.run  ## Train: make train ARGS="model=deep"
+	$(PYTHON) train.py $(ARGS)
+
+evaluate: $(VENV)/.run  ## Test a run: make evaluate ARGS="run=best"
+	$(PYTHON) evaluate.py $(ARGS)
+
+ui: $(VENV)/.run  ## Look at the runs in MLflow's pages
+	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
+
+test: $(VENV)/.dev  ## Run all tests: make test ARGS="-m 'not slow'"
+	$(PYTHON) -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## Style, types, and imports that only point down
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.bench  ## Measure the speed against what one would write by hand
+	$(PYTHON) benchmarks/training.py $(ARGS)
+
+pins: $(VENV)/bin/uv  ## Renew constraints.txt: make pins ARGS=--upgrade
+	$(VENV)/bin/uv pip compile --quiet $(ARGS) --all-extras --no-header --no-annotate \
+		--python-version 3.11 --output-file constraints.txt pyproject.toml
+
+clean:  ## Remove the environment and caches; data, runs and records stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(VENV)/bin/uv:
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt uv
+
+INSTALL = $(VENV)/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	$(INSTALL) --editable '.[bench]'
+	@touch $@ $(VENV)/.run

@@ -1,0 +1,20 @@
+"""Image files to digits, with a stored run: `python predict.py --help`."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from perceptrail import command
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+def main(cfg: DictConfig) -> None:
+    """Predict the images that `cfg` names and print a line for each."""
+    from perceptrail import evaluation
+
+    evaluation.predict(cfg)
+
+
+if __name__ == "__main__":
+    command.execute(main, conf=Path(__file__).parent / "conf")

@@ -1,0 +1,1 @@
+"""An experiment lab for neural networks, with multi-layer perceptrons as its ground."""

@@ -1,0 +1,35 @@
+"""Objects out of the configuration: the only caller of `hydra.utils.instantiate`."""
+
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from perceptrail.data.sets import Dataset
+from perceptrail.errors import UserError
+
+# Keys of the group `data` that say how the data are used; the others say which they are.
+USE = ("batch_size", "val_size", "augment")
+
+
+def build(node: DictConfig, *, key: str, **facts: Any) -> Any:
+    """Make the object that a config node describes, with further arguments only the code knows.
+
+    Raises `UserError` naming `key` when the object refuses its arguments.
+    """
+    try:
+        return instantiate(node, **facts)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, UserError | OSError):
+            raise cause from None
+        reason = str(cause or error).strip().splitlines()[0]
+        raise UserError(f"{key}: {reason}") from error
+
+
+def dataset(cfg: DictConfig) -> Dataset:
+    """The data set that the group `data` names, fetched if need be."""
+    which = DictConfig({k: v for k, v in cfg.data.items() if k not in USE})
+    made: Dataset = build(which, key="data")
+    return made

@@ -1,0 +1,240 @@
+"""Hooks of a training: repeatable randomness, its history, dropout schedules, progress, NaN."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from tqdm import tqdm
+
+from perceptrail.classifier import Classifier
+from perceptrail.errors import UserError
+from perceptrail.schedules import DROPOUT_SCHEDULES
+
+Row = dict[str, float]
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+
+class DivergenceError(UserError):
+    """The loss is no longer a finite number."""
+
+
+class EpochSeed(Callback):
+    """Makes each epoch's random numbers a function of the seed, the epoch and the process.
+
+    A run that is resumed at an epoch therefore goes on exactly as if it had never stopped.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Seed PyTorch anew."""
+        source = np.random.SeedSequence([self._seed, trainer.current_epoch, trainer.global_rank])
+        torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
+
+
+class ScheduledDropout(Callback):
+    """Moves the hidden layers' dropout rate along one of `DROPOUT_SCHEDULES`, step by step."""
+
+    def __init__(self, schedule: str, *, start: float, end: float, cutoff: float) -> None:
+        self._rate = DROPOUT_SCHEDULES[schedule]
+        self._start, self._end, self._cutoff = start, end, cutoff
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Have the rate set before every step."""
+        assert isinstance(pl_module, Classifier)
+        network = pl_module.network
+
+        def set_rate(t: float) -> None:
+            self.rate = self._rate(t, self._start, self._end, self._cutoff)
+            network.set_dropout(self.rate)
+
+        pl_module.before_step.append(set_rate)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the rate."""
+        pl_module.log("dropout", self.rate)
+
+
+class StopOnDivergence(Callback):
+    """Ends the run with a `DivergenceError` when a training loss is NaN or infinite.
+
+    Looks after every chunk of steps; on a GPU, where a look waits for the device, once an epoch.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with the epoch's first step."""
+        self._seen = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the chunk's steps."""
+        if pl_module.device.type == "cpu":
+            self._look(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the steps not yet seen."""
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        unseen = pl_module.step_losses[self._seen :]
+        if not unseen:
+            return
+        losses = torch.stack(unseen)
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad) > 0:
+            first = int(bad[0])
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            raise DivergenceError(
+                f"train/loss became {float(losses[first])} at step "
+                f"{pl_module.step - len(losses) + first} (epoch {trainer.current_epoch + 1}, "
+                f"learning rate {rate:.3g}): try a lower optimizer.lr, "
+                "regularization.gradient_clip=1, or model.norm=batch"
+            )
+        self._seen += len(unseen)
+
+
+class History(Checkpoint):
+    """Gathers the metrics of each epoch into a row and hands it on; survives in the checkpoint.
+
+    A `Checkpoint` only because Lightning calls those last in an epoch, when all is logged.
+
+    A row maps metric names to numbers, with `epoch` (counted from 1 finished epoch), `step`
+    (optimizer steps so far), `lr`, and `train/samples_per_second` over the training batches alone.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.receive: Callable[[Row], None] = lambda row: None
+        self._started = self._trained = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._started, self._trained = _clock(pl_module), 0.0
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock: an epoch's validation comes after its last training batch."""
+        if not trainer.sanity_checking:
+            self._trained = _clock(pl_module) - self._started
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Complete the row."""
+        assert isinstance(pl_module, Classifier)
+        seconds = self._trained or _clock(pl_module) - self._started
+        samples = pl_module.epoch_samples * trainer.world_size
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row = {
+            "epoch": trainer.current_epoch + 1,
+            "step": pl_module.step,
+            **metrics,
+            "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "train/samples_per_second": samples / seconds,
+        }
+        self.rows.append(row)
+        self.receive(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after stored rows."""
+        self.rows = list(state_dict["rows"])
+
+
+class Checkpoints(Checkpoint):
+    """Writes last.ckpt after every epoch, and best.ckpt when the monitored metric is the best yet.
+
+    Each file is replaced in one step, so that there is a whole one at whatever moment the process
+    dies.
+    """
+
+    def __init__(self, folder: Path, *, monitor: str, mode: str) -> None:
+        self._folder, self._monitor = folder, monitor
+        self._sign = 1 if mode == "min" else -1
+        self._best: float | None = None
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the epoch."""
+        value = self._sign * float(trainer.callback_metrics[self._monitor])
+        is_best = self._best is None or value < self._best
+        self._best = value if is_best else self._best
+        draft = self._folder / "draft.ckpt"
+        trainer.save_checkpoint(draft)  # on every process: a distributed strategy may need them all
+        if trainer.is_global_zero:
+            if is_best:
+                copy = shutil.copy(draft, self._folder / "draft_best.ckpt")
+                Path(copy).replace(self._folder / BEST)
+            draft.replace(self._folder / LAST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a stored value."""
+        self._best = state_dict["best"]
+
+
+def _clock(module: pl.LightningModule) -> float:
+    if module.device.type == "cuda":
+        torch.cuda.synchronize(module.device)
+    return time.perf_counter()
+
+
+class Progress(Checkpoint):
+    """One bar for the whole training on a terminal, one line an epoch elsewhere.
+
+    A `Checkpoint` for the same reason as `History`.
+    """
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar, at the place where a resumed run goes on."""
+        if trainer.is_global_zero and sys.stderr.isatty():
+            assert isinstance(pl_module, Classifier)
+            self._bar = tqdm(
+                total=pl_module.steps, initial=pl_module.step, unit="step", dynamic_ncols=True
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the chunk's steps; tqdm itself draws ten times a second at most."""
+        if self._bar is not None:
+            assert isinstance(pl_module, Classifier)
+            self._bar.update(pl_module.step - self._bar.n)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how the epoch went."""
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        shown = ("train/loss", "val/loss", "val/acc")
+        metrics = trainer.callback_metrics
+        figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
+        if self._bar is not None:
+            self._bar.set_description(epoch, refresh=False)
+            self._bar.set_postfix_str(figures, refresh=False)
+        elif trainer.is_global_zero:
+            print(f"{epoch}  {figures}", flush=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

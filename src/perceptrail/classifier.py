@@ -1,0 +1,164 @@
+"""How a network learns: the loss, its penalties, the optimizer and the learning-rate schedule."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from perceptrail.data.module import Batch, Chunks
+from perceptrail.model import MLP
+from perceptrail.prediction import example_losses, labels, mean_loss
+
+# A function of progress in [0, 1] -> factor of the rate, or a partial of a torch scheduler class.
+Schedule = partial[Any]
+
+
+class Classifier(pl.LightningModule):
+    """Trains an MLP by cross-entropy on batches (inputs [batch, d], labels [batch]).
+
+    Lightning hands over many batches at a time and the loop over them is here, because for small
+    networks the way from one step to the next costs as much as the step (manual optimization).
+    Per-step values stay tensors on the device and are read once an epoch. `train/loss` is the loss
+    that is minimised, smoothing and penalties included; `val/loss` the plain cross-entropy.
+
+    `before_step` holds functions to be called with the progress t in [0, 1) before each step.
+    """
+
+    def __init__(
+        self,
+        network: MLP,
+        *,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Schedule | None = None,
+        label_smoothing: float = 0.0,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        max_norm: float | None = None,
+        gradient_clip: float | None = None,
+        monitor: str = "val/loss",
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self._make_optimizer, self._schedule = optimizer, schedule
+        self._label_smoothing, self._l1, self._l2 = label_smoothing, l1, l2
+        self._max_norm, self._gradient_clip, self._monitor = max_norm, gradient_clip, monitor
+        self.before_step: list[Callable[[float], None]] = []
+        self.step_losses: list[Tensor] = []  # of this epoch, for every step a scalar
+        self._step_sizes: list[int] = []
+        self._steps_per_epoch = 0
+        self._sums: Tensor | None = None  # of the validation: loss, correct, examples
+
+    @property
+    def step(self) -> int:
+        """How many optimizer steps have been made."""
+        return self.trainer.current_epoch * self._steps_per_epoch + len(self.step_losses)
+
+    @property
+    def steps(self) -> int:
+        """How many optimizer steps the whole training has."""
+        return (self.trainer.max_epochs or 0) * self._steps_per_epoch
+
+    @property
+    def epoch_samples(self) -> int:
+        """How many examples this epoch has seen so far in this process."""
+        return sum(self._step_sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [batch, outputs]."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of one batch that training minimises."""
+        loss = mean_loss(self.network(x), y, label_smoothing=self._label_smoothing)
+        if self._l1:
+            loss = loss + self._l1 * sum(w.abs().sum() for w in self.network.weights)
+        if self._l2:
+            loss = loss + self._l2 / 2 * sum(w.square().sum() for w in self.network.weights)
+        return loss
+
+    def on_train_start(self) -> None:
+        """Note how long an epoch is."""
+        chunks = self.trainer.train_dataloader
+        assert isinstance(chunks, Chunks)
+        limit = int(self.trainer.num_training_batches) * chunks.size
+        self._steps_per_epoch = min(len(chunks.batches), limit)
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the last epoch's losses."""
+        self.step_losses.clear()
+        self._step_sizes.clear()
+
+    def training_step(self, chunk: Iterable[Batch], batch_idx: int) -> None:
+        """Make one optimizer step for each batch of a chunk."""
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        for x, y in chunk:
+            for prepare in self.before_step:
+                prepare(self.step / self.steps)
+            loss = self.loss(x, y)
+            optimizer.zero_grad()
+            loss.backward()
+            if self._gradient_clip is not None:
+                nn.utils.clip_grad_norm_(self.network.parameters(), self._gradient_clip)
+            optimizer.step()
+            if self._max_norm is not None:
+                self._shorten(self._max_norm)
+            self.step_losses.append(loss.detach())
+            self._step_sizes.append(len(y))
+
+    @torch.no_grad()
+    def _shorten(self, length: float) -> None:
+        """Bound each hidden unit's incoming weights (Srivastava et al. 2014, section 5.1)."""
+        for weight in self.network.weights[:-1] or self.network.weights:
+            weight.copy_(torch.renorm(weight, 2, 0, length))
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's mean training loss, and step a scheduler that goes by epochs."""
+        losses = torch.stack(self.step_losses)
+        sizes = torch.tensor(self._step_sizes, device=losses.device)
+        self.log("train/loss", (losses * sizes).sum() / sizes.sum(), sync_dist=True)
+        scheduler: Any = self.lr_schedulers()
+        if scheduler is not None:
+            scheduler.step(self.trainer.callback_metrics[self._monitor])
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums anew."""
+        self._sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch to the sums."""
+        assert self._sums is not None
+        x, y = batch
+        logits = self.network(x)
+        self._sums[0] += example_losses(logits, y).sum(dtype=torch.float64)
+        self._sums[1] += (labels(logits) == y).sum()
+        self._sums[2] += len(y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss and accuracy over all validation examples of all processes."""
+        assert self._sums is not None
+        loss, correct, examples = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
+        self.log_dict({"val/loss": loss / examples, "val/acc": correct / examples})
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, with its learning-rate schedule if there is one."""
+        optimizer = self._make_optimizer(self.parameters())
+        if self._schedule is None:
+            return optimizer
+        if isinstance(self._schedule.func, type):
+            return [optimizer], [self._schedule(optimizer)]
+        factor = self._schedule
+        rates = [group["lr"] for group in optimizer.param_groups]
+
+        def set_rates(t: float) -> None:
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor(t)
+
+        self.before_step.append(set_rates)
+        return optimizer

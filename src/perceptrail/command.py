@@ -1,0 +1,78 @@
+"""Running an entry point: `resume` is expanded, and errors are reported for people."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from perceptrail import config, runs  # noqa: F401  (config registers the resolvers)
+from perceptrail.errors import UserError, did_you_mean
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def execute(main: Callable[[], Any], *, conf: Path) -> None:
+    """Run a function that `hydra.main` made, as a command that reads the folder `conf`."""
+    with _errors_for_people(conf):
+        sys.argv[1:] = runs.expand_resume(sys.argv[1:])
+        main()
+
+
+@contextmanager
+def _errors_for_people(conf: Path) -> Iterator[None]:
+    """End the program with one message for what a user can put right; HYDRA_FULL_ERROR=1 for all."""
+    if os.environ.get(FULL_ERROR) == "1":
+        yield
+        return
+    os.environ[FULL_ERROR] = "1"  # Hydra then raises, where it would print and exit
+    try:
+        yield
+    except MissingConfigException as error:
+        sys.exit(_missing_option(error))
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_composition(error, conf))
+    except UserError as error:
+        sys.exit(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        sys.exit(f"{error.strerror}: {error.filename or 'while writing'}")
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    options = [option for option in error.options or [] if option != name]
+    if not group or not options:
+        return str(error)
+    return f"{group}={name}: must be one of {', '.join(options)}{did_you_mean(name, options)}"
+
+
+def _composition(error: Exception, conf: Path) -> str:
+    unknown = re.search(r"Could not (?:override|find) '([^']+)'", str(error))
+    if unknown is None:
+        root = error.__cause__ or error
+        return (
+            f"{error}\n{root}" if root is not error and str(root) not in str(error) else str(error)
+        )
+    key = unknown[1]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        known = list(_keys(compose("train")))
+    groups = [folder.name for folder in conf.iterdir() if folder.is_dir()]
+    hint = did_you_mean(key, [*known, *groups])
+    return f"{key}: there is no such key or group{hint}; python train.py --help lists them"
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name, node in cfg.items_ex(resolve=False):
+        yield f"{prefix}{name}"
+        if isinstance(node, DictConfig):
+            yield from _keys(node, f"{prefix}{name}.")

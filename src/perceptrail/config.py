@@ -1,0 +1,218 @@
+"""What a configuration may hold: one table of rules, checked before anything heavy is imported."""
+
+import shutil
+import socket
+import sys
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from perceptrail.errors import UserError, did_you_mean
+from perceptrail.schedules import DROPOUT_SCHEDULES
+
+FREE_BYTES = 64 * 2**20  # a run's checkpoints, model, figures and log, with room to spare
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be: a test, and the words that say so."""
+
+    allowed: str
+    holds: Callable[[Any], bool]
+    names: tuple[str, ...] = ()
+
+    def or_null(self) -> "Rule":
+        """The same rule, which null also satisfies."""
+        return Rule(f"{self.allowed}, or null", lambda v: v is None or self.holds(v), self.names)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _integer(low: int, high: float = float("inf")) -> Rule:
+    words = f"an integer of at least {low}" if high == float("inf") else f"{low} to {high:.0f}"
+    return Rule(words, lambda v: _is_integer(v) and low <= v <= high)
+
+
+def _above(low: float) -> Rule:
+    return Rule(f"a number above {low:g}", lambda v: _is_number(v) and low < v < float("inf"))
+
+
+def _at_least(low: float) -> Rule:
+    words = f"a number of at least {low:g}"
+    return Rule(words, lambda v: _is_number(v) and low <= v < float("inf"))
+
+
+def _one_of(names: Iterable[str]) -> Rule:
+    known = tuple(names)
+    return Rule(f"one of {', '.join(known)}", lambda v: v in known, known)
+
+
+def _activations() -> Rule:
+    from perceptrail.activations import ACTIVATIONS  # imports NumPy
+
+    return _one_of(ACTIVATIONS)
+
+
+_SHARE = Rule("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1)
+_FLAG = Rule("true or false", lambda v: isinstance(v, bool))
+_TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
+_WIDTHS = Rule(
+    "a list of positive integers, such as [256, 128], or [] for no hidden layer",
+    lambda v: isinstance(v, ListConfig) and all(_is_integer(w) and w > 0 for w in v),
+)
+_VAL_SIZE = Rule(
+    "a count of examples of at least 1, or a share of the training set in (0, 1)",
+    lambda v: (_is_integer(v) and v >= 1) or (isinstance(v, float) and 0 < v < 1),
+)
+_DEVICES = Rule(
+    "a count of at least 1, auto, or a list of device numbers",
+    lambda v: v == "auto" or (_is_integer(v) and v >= 1) or isinstance(v, ListConfig),
+)
+_MIRRORS = Rule(
+    "a list of URLs and folders, such as [/data/mnist]",
+    lambda v: isinstance(v, ListConfig) and all(isinstance(m, str) for m in v),
+)
+_STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_STORE = Rule(
+    "a database (sqlite:///path, postgresql://...) or the address of an MLflow server (http://...)",
+    lambda v: isinstance(v, str) and urlsplit(v).scheme.partition("+")[0] in _STORES,
+)
+
+RULES: Mapping[str, Rule | Callable[[], Rule]] = {
+    "seed": _integer(0, 2**32 - 1),
+    "monitor.metric": _one_of(["val/loss", "val/acc", "train/loss"]),
+    "monitor.mode": _one_of(["min", "max"]),
+    "regularization.label_smoothing": _SHARE,
+    "regularization.l1": _at_least(0),
+    "regularization.l2": _at_least(0),
+    "regularization.gradient_clip": _above(0).or_null(),
+    "regularization.max_norm": _above(0).or_null(),
+    "data.dir": _TEXT,
+    "data.val_size": _VAL_SIZE,
+    "data.batch_size": _integer(1),
+    "data.points": _integer(8),
+    "data.bits": _integer(2, 20),
+    "data.noise": _at_least(0),
+    "data.mirrors": _MIRRORS,
+    "data.test_size": Rule("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    "data.arms": _integer(2),
+    "data.turns": _above(0),
+    "data.factor": _above(0),
+    "model.hidden": _WIDTHS,
+    "model.activation": _activations,
+    "model.dropout": _SHARE,
+    "model.input_dropout": _SHARE,
+    "model.norm": _one_of(["batch", "layer"]).or_null(),
+    "optimizer.lr": _above(0),
+    "optimizer.weight_decay": _at_least(0),
+    "schedule.warmup": _SHARE,
+    "schedule.final": Rule("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
+    "dropout.schedule": _one_of(DROPOUT_SCHEDULES),
+    "dropout.start": _SHARE,
+    "dropout.end": _SHARE,
+    "dropout.cutoff": _SHARE,
+    "callbacks.early_stopping.patience": _integer(1),
+    "callbacks.early_stopping.min_delta": _at_least(0),
+    "trainer.accelerator": _one_of(["auto", "cpu", "gpu", "cuda", "mps", "tpu"]),
+    "trainer.devices": _DEVICES,
+    "trainer.max_epochs": _integer(1),
+    "trainer.precision": _one_of(["32-true", "bf16-mixed"]),
+    "tracking.uri": _STORE.or_null(),
+    "tracking.experiment": _TEXT.or_null(),
+    "tracking.system_metrics": _FLAG,
+    "run": _TEXT,
+    "image": _TEXT,
+}
+
+_ABSENT = object()
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check every value that has a rule.
+
+    Raises `UserError` for the first that breaks its rule, naming key, value and what is allowed.
+    """
+    for key, entry in RULES.items():
+        try:
+            value = OmegaConf.select(cfg, key, default=_ABSENT, throw_on_missing=True)
+        except MissingMandatoryValue:
+            raise UserError(f"{key} is missing: give {key}=...") from None
+        if value is _ABSENT:
+            continue
+        rule = entry if isinstance(entry, Rule) else entry()
+        if not rule.holds(value):
+            hint = did_you_mean(str(value), rule.names)
+            raise UserError(f"{key}={_shown(value)}: must be {rule.allowed}{hint}")
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def check_surroundings(cfg: DictConfig, run_dir: Path) -> None:
+    """Check that there is room for a run and that the tracking store can be reached.
+
+    Raises `UserError` naming the key, the value and what is wrong.
+    """
+    folder = run_dir.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"hydra.run.dir={run_dir}: {folder} is a file, not a folder")
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES:
+        raise UserError(
+            f"hydra.run.dir={run_dir}: only {free / 2**20:.0f} MiB free on that disk; "
+            f"a run needs {FREE_BYTES / 2**20:.0f} MiB"
+        )
+    uri = OmegaConf.select(cfg, "tracking.uri")
+    if uri is not None:
+        _check_store(uri)
+
+
+def _check_store(uri: str) -> None:
+    parts = urlsplit(uri)
+    if parts.scheme.startswith("sqlite"):
+        folder = Path(parts.path.removeprefix("/")).parent
+        if not folder.is_dir():
+            raise UserError(f"tracking.uri={uri}: there is no folder {folder}")
+    elif parts.hostname and parts.scheme in ("http", "https"):
+        try:
+            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            socket.create_connection((parts.hostname, port), timeout=5).close()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"tracking.uri={uri}: no MLflow server answers there ({error}); "
+                "start it, give another address, or use tracking=none"
+            ) from None
+
+
+class Validate(Callback):
+    """Hydra's hook before a run: a configuration in error ends the command, and leaves no trace."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single run before its directory is made."""
+        HydraConfig.instance().set_config(config)  # for ${hydra:...}; the run sets the same again
+        try:
+            validate(config)
+            check_surroundings(config, Path(config.hydra.run.dir))
+        except (UserError, OmegaConfBaseException) as error:
+            # Hydra turns an Exception of a callback into a warning; an exit passes.
+            sys.exit(str(error))
+
+
+OmegaConf.register_new_resolver("unique", lambda: uuid.uuid4().hex[:4], use_cache=True)

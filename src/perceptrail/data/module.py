@@ -1,0 +1,240 @@
+"""Data for training, resident on the training device: whole batches are taken by index."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, final
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from perceptrail.data.augment import Augment
+from perceptrail.data.sets import Dataset, split
+from perceptrail.errors import UserError, did_you_mean
+
+Batch = tuple[Tensor, Tensor]
+
+VAL_BATCH = 4096  # without gradients, larger batches only cost memory
+
+
+@final
+class Batches:
+    """One process's share of the examples x [n, d], y [n], as batches (x[i], y[i]).
+
+    With a `seed`, each pass is in an order of its own, which follows from `seed` and `epoch()`
+    alone; the shares of all `world` processes then have equally many examples, the last few being
+    repeated where n does not divide. Without one, x and y are gone through as they are and no
+    example is repeated. The last batch may be smaller.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        epoch: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        mine = slice(None) if seed is not None else slice(rank, None, world)
+        self._x, self._y = x[mine], y[mine]
+        self._share = math.ceil(len(y) / world) if seed is not None else len(self._y)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = epoch
+        self._rank, self._world = rank, world
+
+    def __len__(self) -> int:
+        return math.ceil(self._share / self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        x, y, size = self._x, self._y, self._batch_size
+        if self._seed is None:
+            for start in range(0, len(y), size):
+                yield x[start : start + size], y[start : start + size]
+        else:
+            for i in torch.split(self._order(self._seed), size):
+                yield x.index_select(0, i), y.index_select(0, i)
+
+    def _order(self, seed: int) -> Tensor:
+        order = np.random.default_rng((seed, self._epoch() + 1)).permutation(len(self._y))
+        mine = np.resize(order, self._share * self._world)[self._rank :: self._world]
+        return torch.from_numpy(np.ascontiguousarray(mine)).to(self._y.device)
+
+
+@final
+class Chunks:
+    """Batches in chunks: iterators over `size` batches each, to be used up one after the other."""
+
+    def __init__(self, batches: Batches, size: int) -> None:
+        self.batches, self.size = batches, size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.batches) / self.size)
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        remaining = iter(self.batches)
+        for _ in range(len(self)):
+            yield islice(remaining, self.size)
+
+
+@final
+class DataModule(pl.LightningDataModule):
+    """A data set's training part, split by `seed` into training and validation data.
+
+    After `setup("fit")`, `train` and `val` are pairs (x [n, inputs] float32, y [n] int64) on the
+    training device, and `mean` and `std` are those of all values of the training data. The test
+    part is not here. `val_size` is a number of examples, or a share of them in (0, 1); `augment`
+    holds the arguments of `Augment`, for training batches alone. With `chunk`, training batches come
+    as `Chunks` of so many, for a module that loops over them itself.
+
+    Raises `UserError` for a size that the data do not allow, or an unusable `augment`.
+    """
+
+    train: Batch
+    val: Batch
+    mean: float
+    std: float
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        val_size: float,
+        seed: int,
+        augment: Mapping[str, float] | None = None,
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self._val_size = val_size
+        self._seed = seed
+        self._augment = _augment(dataset.shape, augment) if augment else None
+        self._chunk = chunk
+        self._is_loaded = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.dataset.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.dataset.classes
+
+    @property
+    def inputs(self) -> int:
+        """The number of values in one example."""
+        return int(np.prod(self.shape))
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs that a network needs: one for two classes, else one a class."""
+        return 1 if len(self.classes) == 2 else len(self.classes)
+
+    @property
+    def n_train(self) -> int:
+        """The number of training examples."""
+        return len(self.train[1])
+
+    @property
+    def n_val(self) -> int:
+        """The number of validation examples."""
+        return len(self.val[1])
+
+    def setup(self, stage: str) -> None:
+        """Load and split the data the first time, and bring them to the trainer's device."""
+        if not self._is_loaded:
+            self._load()
+            self._is_loaded = True
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self.train = (self.train[0].to(device), self.train[1].to(device))
+        self.val = (self.val[0].to(device), self.val[1].to(device))
+
+    def _load(self) -> None:
+        x, y = self.dataset.train()
+        strata = self.dataset.strata(x, y)
+        rest, held_out = split(strata, held_out=self._count_val(len(y)), seed=self._seed)
+        if not 1 <= self.batch_size <= len(rest):
+            raise UserError(
+                f"data.batch_size={self.batch_size}: must be 1 to {len(rest)}, "
+                "the number of training examples"
+            )
+        every_x, every_y = torch.from_numpy(x), torch.from_numpy(y)
+        stay, out = torch.from_numpy(rest), torch.from_numpy(held_out)
+        self.train = (every_x.index_select(0, stay), every_y[stay])
+        self.val = (every_x.index_select(0, out), every_y[out])
+        std, mean = torch.std_mean(self.train[0], correction=0)
+        self.mean = _rounded(mean)
+        self.std = _rounded(std) or 1.0  # constant data stay as they are
+
+    def _count_val(self, n: int) -> int:
+        size = self._val_size
+        count = round(size * n) if 0 < size < 1 else size
+        if not (1 <= count < n and count == int(count)):
+            raise UserError(
+                f"data.val_size={size}: must be a number of examples from 1 to {n - 1}, or a share "
+                f"in (0, 1) that comes to that, of the {n} examples for training and validation"
+            )
+        return int(count)
+
+    def train_dataloader(self) -> Batches | Chunks:
+        """The training batches of this process, in a new order every epoch."""
+        rank, world = self._share()
+        batches = Batches(
+            *self.train,
+            batch_size=self.batch_size,
+            seed=self._seed,
+            epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
+            rank=rank,
+            world=world,
+        )
+        return Chunks(batches, self._chunk) if self._chunk else batches
+
+    def val_dataloader(self) -> Batches:
+        """The validation batches of this process, in order."""
+        rank, world = self._share()
+        return Batches(*self.val, batch_size=VAL_BATCH, rank=rank, world=world)
+
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Nothing to do: the data are there already."""
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment training batches."""
+        if not (self._augment and self.trainer and self.trainer.training):
+            return batch
+        return map(self._augmented, batch) if self._chunk else self._augmented(batch)
+
+    def _augmented(self, batch: Batch) -> Batch:
+        assert self._augment is not None
+        return self._augment(batch[0]), batch[1]
+
+
+def _rounded(value: Tensor) -> float:
+    """Six digits: more would depend on the order of summation, and so on the threads."""
+    return float(f"{float(value):.6g}")
+
+
+def _augment(shape: tuple[int, ...], options: Mapping[str, Any]) -> Augment:
+    if len(shape) != 2:
+        raise UserError(f"data.augment={dict(options)}: must be null for data that are not images")
+    keys = [field.name for field in dataclasses.fields(Augment) if field.kw_only]
+    for key in options:
+        if key not in keys:
+            hint = did_you_mean(key, keys)
+            raise UserError(f"data.augment.{key}: must be one of {', '.join(keys)}{hint}")
+    return Augment((shape[0], shape[1]), **options)

@@ -1,0 +1,93 @@
+"""A stored run on the test split, recorded in that same run."""
+
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from perceptrail import config, gallery, recorder, runs
+from perceptrail.build import dataset
+from perceptrail.data.image import image_files, read_digit
+from perceptrail.errors import UserError
+from perceptrail.model import MLP
+from perceptrail.prediction import judge, logits_of, probabilities
+
+
+def locate(cfg: DictConfig) -> Path:
+    """The directory of the finished run that `cfg.run` names: on this disk, else from the store.
+
+    Raises `UserError` when there is none.
+    """
+    found = None if cfg.run == "best" else runs.find(cfg.run, finished=True)
+    if found is not None:
+        return found
+    unfinished = runs.find(cfg.run)
+    if unfinished is not None:
+        raise UserError(
+            f"run={cfg.run}: {unfinished} has not finished; "
+            f"go on with it by python train.py resume={unfinished}"
+        )
+    if cfg.tracking.uri is None:
+        raise UserError(f"run={cfg.run}: there is no such run here; give latest or a run directory")
+    line = recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
+    stored: runs.StoredRun = line.call(
+        "find", cfg.run, metric=cfg.monitor.metric, mode=cfg.monitor.mode
+    )
+    if (stored.run_dir / runs.METRICS).is_file():
+        return stored.run_dir
+    copy = Path(mkdtemp(prefix="perceptrail-"))  # it was trained elsewhere
+    line.call("fetch", stored.run_id, to=str(copy))
+    record = {"run_id": stored.run_id, **{k: cfg.tracking[k] for k in ("uri", "experiment")}}
+    runs.write_json(copy / runs.RECORD, record)
+    return copy
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """Judge a stored run's best weights on the test split; return the accuracy."""
+    config.validate(cfg)
+    folder = locate(cfg)
+    record = runs.read_json(folder / runs.RECORD)
+    stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert isinstance(stored, DictConfig)
+    if record["run_id"]:  # its process imports MLflow meanwhile
+        line = recorder.connect(record["uri"], record["experiment"])
+
+    network, _ = MLP.load(folder / runs.MODEL)
+    data = dataset(stored)
+    x, y = data.test()
+    judgement = judge(network, x, y)
+    results = {"test/loss": judgement.loss, "test/acc": judgement.accuracy}
+    facts = {"shape": data.shape, "classes": data.classes}
+    drawn = gallery.draw_judgement(folder / "figures" / "test", network, x, y, judgement, **facts)
+    earlier = runs.read_json(folder / runs.METRICS)
+    runs.write_json(folder / runs.METRICS, {**earlier, **results})
+    if record["run_id"]:
+        line.post(
+            "log_files", record["run_id"], [str(path) for path in drawn], folder="figures/test"
+        )
+        line.post("log_files", record["run_id"], [str(folder / runs.METRICS)])
+        line.call("log_metrics", record["run_id"], results)
+    print(
+        f"test accuracy {judgement.accuracy:.2%}, loss {judgement.loss:.4f}  "
+        f"({len(y):,} examples of {data.name})\n"
+        f"run:  {folder}" + (f"  (MLflow {record['run_id']})" if record["run_id"] else "") + "\n"
+        f"next: python predict.py run={folder} image=FILE"
+    )
+    return judgement.accuracy
+
+
+def predict(cfg: DictConfig) -> list[str]:
+    """Name the class of each image; prints a line for each and returns the names."""
+    config.validate(cfg)
+    files = image_files(Path(cfg.image))
+    network, facts = MLP.load(locate(cfg) / runs.MODEL)
+    shape = tuple(facts["shape"])
+    if len(shape) != 2:
+        raise UserError(f"run={cfg.run}: its inputs of shape {shape} are not images")
+    x = np.stack([read_digit(path, shape=shape).ravel() for path in files])
+    probability = probabilities(logits_of(network, x)).numpy()
+    names = [facts["classes"][k] for k in probability.argmax(1)]
+    for path, name, certainty in zip(files, names, probability.max(1), strict=True):
+        print(f"{path}: {name}  ({certainty:.1%})")
+    return names

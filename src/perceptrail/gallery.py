@@ -1,0 +1,88 @@
+"""Which figures a run gets, drawn into its directory."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perceptrail import figures
+from perceptrail.model import MLP
+from perceptrail.prediction import Judgement, logits_of, probabilities
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 120
+
+
+def draw_training(
+    folder: Path,
+    network: MLP,
+    rows: Sequence[Mapping[str, float]],
+    *,
+    best_epoch: int,
+    shape: tuple[int, ...],
+) -> list[Path]:
+    """How the training went and, for images, what the first layer looks at."""
+    drawn: dict[str, Figure] = {
+        "learning_curves": figures.learning_curves(rows, best_epoch=best_epoch)
+    }
+    if len(shape) == 2:
+        weights = network.weights[0].detach().cpu().numpy()
+        drawn["first_layer_weights"] = figures.first_layer_weights(weights, shape=shape)
+    return _save(folder, drawn)
+
+
+def draw_judgement(
+    folder: Path,
+    network: MLP,
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    judgement: Judgement,
+    *,
+    shape: tuple[int, ...],
+    classes: Sequence[str],
+) -> list[Path]:
+    """What was taken for what; for images the worst mistakes, for 2-D data the boundary."""
+    drawn: dict[str, Figure] = {
+        "confusion_matrix": figures.confusion_matrix(judgement.counts, classes=classes)
+    }
+    if len(shape) == 2:
+        certainty = judgement.probability.max(1) * (judgement.predicted != y)
+        worst = np.argsort(-certainty)[: min(25, int((certainty > 0).sum()))]
+        drawn["worst_mistakes"] = figures.worst_mistakes(
+            x[worst].reshape(-1, *shape),
+            true=y[worst],
+            predicted=judgement.predicted[worst],
+            probability=certainty[worst],
+            classes=classes,
+        )
+    elif shape == (2,):
+        grid, probability = _probability_on_grid(network, x)
+        drawn["decision_boundary"] = figures.decision_boundary(
+            x, y, grid=grid, probability=probability, classes=classes
+        )
+    return _save(folder, drawn)
+
+
+def _probability_on_grid(network: MLP, x: NDArray[np.float32], size: int = 200) -> Any:
+    low, high = x.min(0), x.max(0)
+    margin = 0.1 * (high - low)
+    axes = [
+        np.linspace(a, b, size, dtype=np.float32)
+        for a, b in zip(low - margin, high + margin, strict=True)
+    ]
+    xx, yy = np.meshgrid(*axes)
+    points = np.stack([xx.ravel(), yy.ravel()], 1)
+    probability = probabilities(logits_of(network, points)).numpy()
+    return (xx, yy), probability.reshape(size, size, -1)
+
+
+def _save(folder: Path, drawn: Mapping[str, "Figure"]) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png" for name in drawn]
+    for path, figure in zip(paths, drawn.values(), strict=True):
+        figure.savefig(path, dpi=DPI)
+    return paths

@@ -1,0 +1,105 @@
+"""The multi-layer perceptron, and how it is written to disk."""
+
+import json
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from perceptrail.activations import ACTIVATIONS
+
+NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+WEIGHTS, ARCHITECTURE = "model.safetensors", "model.json"
+
+
+class MLP(nn.Module):
+    """A multi-layer perceptron: [linear, norm, activation, dropout] for each hidden layer, linear.
+
+    Maps [batch, inputs] to logits [batch, outputs]. Raw inputs are standardised first, by the `mean`
+    and `std` of the training data, so that a stored model needs nothing but itself. Weights start
+    as normal numbers of variance gain²/fan_in (He et al. 2015, arXiv:1502.01852, section 2.2), the
+    gain being the activation's; biases start at 0.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        hidden: Sequence[int],
+        activation: str = "relu",
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        norm: str | None = None,
+        mean: float = 0.0,
+        std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.architecture: dict[str, Any] = {
+            "inputs": inputs,
+            "outputs": outputs,
+            "hidden": list(hidden),
+            "activation": activation,
+            "dropout": dropout,
+            "input_dropout": input_dropout,
+            "norm": norm,
+            "mean": mean,
+            "std": std,
+        }
+        self.mean, self.std = mean, std
+        f = ACTIVATIONS[activation]
+        layers: list[nn.Module] = [nn.Dropout(input_dropout)]
+        for fan_in, width in pairwise([inputs, *hidden]):
+            layers.append(_linear(fan_in, width, gain=f.gain))
+            if norm is not None:
+                layers.append(NORMS[norm](width))
+            layers.append(getattr(nn, f.module)(**f.options))
+            layers.append(nn.Dropout(dropout))
+        layers.append(_linear([inputs, *hidden][-1], outputs, gain=1.0))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [batch, outputs] of raw inputs [batch, inputs]."""
+        logits: Tensor = self.layers((x - self.mean) / self.std)
+        return logits
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The weight matrices [fan_out, fan_in] of the linear layers, from the input on."""
+        return [layer.weight for layer in self.layers if isinstance(layer, nn.Linear)]
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are learned."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def set_dropout(self, rate: float) -> None:
+        """Set the rate of the hidden layers' dropout; the inputs' stays."""
+        for layer in self.layers[1:]:
+            if isinstance(layer, nn.Dropout):
+                layer.p = rate
+
+    def save(self, folder: Path, **facts: Any) -> None:
+        """Write weights (safetensors) and architecture (JSON), with further `facts`, to a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / WEIGHTS)
+        described = json.dumps({"architecture": self.architecture, **facts}, indent=2)
+        (folder / ARCHITECTURE).write_text(described + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple["MLP", dict[str, Any]]:
+        """Read what `save` wrote: the network, ready to predict, and the further facts."""
+        facts = json.loads((folder / ARCHITECTURE).read_text())
+        network = cls(**facts.pop("architecture"))
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        return network.eval(), facts
+
+
+def _linear(fan_in: int, fan_out: int, *, gain: float) -> nn.Linear:
+    layer = nn.Linear(fan_in, fan_out)
+    nn.init.normal_(layer.weight, std=gain / fan_in**0.5)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,109 @@
+"""Predictions of a trained network: in bulk, and as MLflow serves them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from perceptrail.model import MLP
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK = 8192  # examples at once: enough for full speed, little memory
+
+
+def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy [n] of logits [n, outputs] against labels [n].
+
+    One output means two classes, its sigmoid being the probability of the second; more outputs are
+    a softmax. Label smoothing mixes the labels with the uniform distribution, alike for both.
+    """
+    if logits.shape[1] > 1:
+        return F.cross_entropy(logits, y, label_smoothing=label_smoothing, reduction="none")
+    target = y * (1 - label_smoothing) + label_smoothing / 2
+    return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+
+
+def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """The mean of `example_losses`, by the fused operation."""
+    if logits.shape[1] > 1:
+        return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+    return example_losses(logits, y, label_smoothing=label_smoothing).mean()
+
+
+def labels(logits: Tensor) -> Tensor:
+    """The most probable class [n] of logits [n, outputs]."""
+    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """The probability of every class [n, classes] from logits [n, outputs]."""
+    if logits.shape[1] > 1:
+        return logits.softmax(1)
+    second = logits[:, 0].sigmoid()
+    return torch.stack([1 - second, second], 1)
+
+
+@torch.inference_mode()
+def logits_of(network: nn.Module, x: NDArray[np.float32]) -> Tensor:
+    """Logits [n, outputs] of a network for raw inputs [n, inputs], in chunks, without dropout."""
+    network.eval()
+    return torch.cat([network(torch.from_numpy(part)) for part in _chunks(x)])
+
+
+def _chunks(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [x[i : i + CHUNK] for i in range(0, max(len(x), 1), CHUNK)]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a network did on labelled data: loss, accuracy, and what each example was taken for."""
+
+    loss: float
+    accuracy: float
+    probability: NDArray[np.float32]  # [n, classes]
+    predicted: NDArray[np.int64]  # [n]
+    counts: NDArray[np.int64]  # [true class, predicted class]
+
+
+def judge(network: nn.Module, x: NDArray[np.float32], y: NDArray[np.int64]) -> Judgement:
+    """Predict inputs [n, inputs] and compare with labels [n]."""
+    logits, true = logits_of(network, x), torch.from_numpy(y)
+    predicted, probability = labels(logits), probabilities(logits)
+    classes = probability.shape[1]
+    counts = torch.bincount(true * classes + predicted, minlength=classes**2)
+    return Judgement(
+        loss=float(example_losses(logits, true).double().mean()),
+        accuracy=float((predicted == true).double().mean()),
+        probability=probability.numpy(),
+        predicted=predicted.numpy(),
+        counts=counts.reshape(classes, classes).numpy(),
+    )
+
+
+class Predictor:
+    """A stored model as a service: raw inputs in; the label and each class's probability out."""
+
+    def __init__(self, folder: Path) -> None:
+        self._network, facts = MLP.load(folder)
+        self._classes: list[str] = facts["classes"]
+
+    def predict(self, x: object, params: object = None) -> "pd.DataFrame":
+        """Predict inputs [n, inputs], an array or a data frame; one row an input."""
+        import pandas as pd  # a second; training needs none of it
+
+        values = np.ascontiguousarray(x, dtype=np.float32)
+        probability = probabilities(logits_of(self._network, values)).double().numpy()
+        table = pd.DataFrame(probability, columns=self._classes)
+        table.insert(0, "label", [self._classes[k] for k in probability.argmax(1)])
+        return table
+
+
+def _load_pyfunc(path: str) -> Predictor:  # the name MLflow looks for in a loader module
+    return Predictor(Path(path))

@@ -1,0 +1,131 @@
+"""A process of its own for everything that is recorded.
+
+It imports MLflow while the training process imports PyTorch, writes while that one computes, and
+outlives it: when the training process dies, however suddenly, its runs are ended as KILLED.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from perceptrail.errors import UserError
+
+
+class Server(Protocol):
+    """What is served: any methods, and one for the case that the client dies."""
+
+    def abandon(self) -> None:
+        """End what is open."""
+
+
+class Recorder:
+    """The training process's end of the line: calls methods of a `tracking.Store` over there."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "perceptrail.recorder", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C is for the training process, which says what then
+            )
+        self._line = Connection(ours.detach())
+        self._line.send((uri, experiment))
+
+    def post(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Have a method called in its turn; an error shows at the next `call`."""
+        self._send((False, method, args, kwargs))
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method, after all that was posted, and return what it returns.
+
+        Raises `UserError` with the first error since the last call.
+        """
+        self._send((True, method, args, kwargs))
+        try:
+            error, value = self._line.recv()
+        except EOFError:
+            raise UserError("tracking: the process that records has died") from None
+        if error is not None:
+            raise UserError(error)
+        return value
+
+    def _send(self, message: tuple[bool, str, tuple[Any, ...], dict[str, Any]]) -> None:
+        try:
+            self._line.send(message)
+        except BrokenPipeError:
+            raise UserError("tracking: the process that records has died") from None
+
+
+class RunLog:
+    """One run's view of a recorder: the same calls with the run's id filled in, or no recorder."""
+
+    def __init__(self, line: Recorder | None, run_id: str | None) -> None:
+        self._line, self.run_id = line, run_id
+
+    def post(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Have a method called for this run in its turn."""
+        if self._line is not None:
+            self._line.post(method, self.run_id, *args, **kwargs)
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method for this run and wait for it."""
+        if self._line is not None:
+            return self._line.call(method, self.run_id, *args, **kwargs)
+        return None
+
+
+@cache
+def connect(uri: str, experiment: str) -> Recorder:
+    """The recorder of this process for a store; started at the first call, then the same one."""
+    return Recorder(uri, experiment)
+
+
+def serve(make: Callable[[str, str], Server], descriptor: int) -> None:
+    """Do what comes over the line, in order, until it closes."""
+    client, line = os.getppid(), Connection(descriptor)
+    failure: str | None = None
+    server: Server | None = None
+    try:
+        server = make(*line.recv())
+    except Exception as error:
+        failure = _message(error)
+    while True:
+        try:
+            awaited, method, args, kwargs = line.recv()
+        except EOFError:
+            break
+        if os.getppid() != client and method == "open_run":
+            break  # too late: a run that nobody would close
+        value = None
+        if failure is None:
+            try:
+                value = getattr(server, method)(*args, **kwargs)
+            except Exception as error:
+                failure = _message(error)
+        if awaited:
+            try:
+                line.send((failure, value))
+            except BrokenPipeError:
+                break
+            failure = failure if server is None else None
+    if server is not None:
+        server.abandon()
+
+
+def _message(error: Exception) -> str:
+    return (
+        str(error) if isinstance(error, UserError) else f"tracking: {type(error).__name__}: {error}"
+    )
+
+
+if __name__ == "__main__":
+    from perceptrail.tracking import Store
+
+    serve(Store, int(sys.argv[1]))

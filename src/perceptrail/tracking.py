@@ -1,0 +1,329 @@
+"""The MLflow store: the only module that imports mlflow.
+
+A run talks to it through `perceptrail.recorder`, which runs it as a process of its own.
+"""
+
+import json
+import logging
+import os
+import platform
+import shutil
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from importlib.metadata import distributions, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+import numpy as np
+import psutil
+from filelock import FileLock, Timeout
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, Schema, TensorSpec
+
+from perceptrail.errors import UserError
+from perceptrail.runs import METRICS, MODEL, StoredRun
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+KEY, RUN_DIR, HOST, PROCESS = (f"perceptrail.{n}" for n in ("key", "run_dir", "host", "process"))
+OUTCOME = "perceptrail.outcome"
+PARENT = "mlflow.parentRunId"
+SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow")  # what the logged model needs
+SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
+
+
+class Store:
+    """One MLflow store, local database or server, and one of its experiments.
+
+    Opening a local database also ends the runs of processes that have died on this machine.
+    """
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        self._uri = uri
+        self._client = MlflowClient(uri)
+        self._database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite") else None
+        self._steps: dict[str, set[int]] = {}  # of each open run: the epochs' steps it holds
+        self._locks: dict[str, FileLock] = {}
+        self._monitors: dict[str, SystemMetricsMonitor] = {}
+        mlflow.set_tracking_uri(uri)
+        try:
+            with self._creation():  # creating the tables races between processes
+                self._experiment = self._open_experiment(experiment)
+        except MlflowException as error:
+            raise UserError(f"tracking.uri={uri}: {error.message}") from error
+        self._end_dead_runs()
+
+    def _creation(self) -> FileLock | nullcontext[None]:
+        return FileLock(f"{self._database}.lock") if self._database else nullcontext()
+
+    def _open_experiment(self, name: str) -> str:
+        known = self._client.get_experiment_by_name(name)
+        if known is not None:
+            return str(known.experiment_id)
+        place = self._database.parent / "mlartifacts" if self._database else None
+        location = place.absolute().as_uri() if place else None
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException:  # another process came first
+            created = self._client.get_experiment_by_name(name)
+            if created is None:
+                raise
+            return str(created.experiment_id)
+
+    # Runs
+
+    def open_run(
+        self,
+        *,
+        key: str,
+        name: str,
+        run_dir: str,
+        owner: int,
+        tags: Mapping[str, str],
+        parent: str | None = None,
+        system_metrics: bool = False,
+    ) -> str:
+        """Begin the run called `key`, or go on with it, and return its id.
+
+        `owner` is the process that trains. Raises `UserError` if another one has the run open.
+        """
+        lock = FileLock(Path(run_dir) / ".open")
+        try:
+            lock.acquire(timeout=10)
+        except Timeout:
+            raise UserError(f"{run_dir}: another process is still writing this run") from None
+        own = {KEY: key, RUN_DIR: run_dir, HOST: socket.gethostname(), PROCESS: _process(owner)}
+        own |= {PARENT: parent} if parent else {}
+        found = self._search(f"tags.`{KEY}` = '{key}'")
+        if found:
+            run_id = str(found[0].info.run_id)
+            self._client.update_run(run_id, status="RUNNING")
+            history = self._client.get_metric_history(run_id, "epoch")
+            self._steps[run_id] = {metric.step for metric in history}
+        else:
+            run = self._client.create_run(self._experiment, run_name=name, tags=own)
+            run_id = str(run.info.run_id)
+            self._steps[run_id] = set()
+        self._locks[run_id] = lock
+        self.set_tags(run_id, own | dict(tags))
+        if system_metrics:
+            monitor = SystemMetricsMonitor(
+                run_id,
+                sampling_interval=SECONDS_BETWEEN_SYSTEM_METRICS,
+                resume_logging=bool(found),
+                tracking_uri=self._uri,
+            )
+            monitor.start()
+            self._monitors[run_id] = monitor
+        return run_id
+
+    def close_run(self, run_id: str, *, status: str, note: str = "") -> None:
+        """End a run as FINISHED, FAILED or KILLED; the note is what the UI shows of it."""
+        if monitor := self._monitors.pop(run_id, None):
+            monitor.finish()
+        if note:
+            self.set_tags(run_id, {"mlflow.note.content": note})
+        self._client.set_terminated(run_id, status)
+        self._steps.pop(run_id, None)
+        if lock := self._locks.pop(run_id, None):
+            lock.release()
+
+    def abandon(self) -> None:
+        """End as KILLED whatever is still open: the process that trained has died."""
+        for run_id in list(self._locks):
+            self.close_run(run_id, status="KILLED")
+
+    def _end_dead_runs(self) -> None:
+        here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
+        for run in self._search(here):
+            if not _is_alive(run.data.tags[PROCESS]):
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _search(
+        self, query: str, *, order: str = "start_time DESC", limit: int = 1000
+    ) -> list[Run]:
+        return list(
+            self._client.search_runs(
+                [self._experiment],
+                query,
+                ViewType.ACTIVE_ONLY,
+                limit,
+                [f"attributes.{order}"] if order.startswith("start") else [order],
+            )
+        )
+
+    def find(self, name: str, *, metric: str, mode: str) -> StoredRun:
+        """A run by name: `latest`, `best` (by its best value of `metric`), or a run id.
+
+        Raises `UserError` when there is none.
+        """
+        if name in ("latest", "best"):
+            order = "start_time DESC"
+            if name == "best":
+                order = f"metrics.`best/{metric}` {'ASC' if mode == 'min' else 'DESC'}"
+            runs = self._search(
+                f"attributes.status = 'FINISHED' and tags.`{RUN_DIR}` != ''", order=order
+            )
+            runs = [r for r in runs if name == "latest" or f"best/{metric}" in r.data.metrics]
+            if not runs:
+                raise UserError(f"run={name}: the experiment holds no finished run yet")
+            run = runs[0]
+        else:
+            try:
+                run = self._client.get_run(name)
+            except MlflowException:
+                raise UserError(
+                    f"run={name}: there is no such run; give latest, best, an MLflow run id or a "
+                    "run directory"
+                ) from None
+        return StoredRun(run.info.run_id, Path(run.data.tags.get(RUN_DIR, "")))
+
+    def fetch(self, run_id: str, *, to: str) -> None:
+        """Copy what a finished run left into the folder `to`, laid out as a run directory."""
+        folder = Path(to)
+        try:
+            model = self._client.download_artifacts(run_id, MODEL, to)
+            config = self._client.download_artifacts(run_id, "config", to)
+            self._client.download_artifacts(run_id, METRICS, to)
+        except MlflowException as error:
+            raise UserError(f"run={run_id}: it holds no finished model ({error.message})") from None
+        shutil.move(config, folder / ".hydra")
+        Path(model).rename(folder / "logged")
+        (folder / "logged" / "data" / MODEL).rename(folder / MODEL)
+
+    # What a run holds
+
+    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        """Store parameters; one that differs from what the run began with becomes a tag."""
+        known = self._client.get_run(run_id).data.params
+        new = [Param(key, value[:6000]) for key, value in params.items() if key not in known]
+        for start in range(0, len(new), 100):
+            self._client.log_batch(run_id, params=new[start : start + 100])
+        changed = {k: v for k, v in params.items() if k in known and known[k] != v[:6000]}
+        self.set_tags(run_id, {f"resumed.{key}": value for key, value in changed.items()})
+
+    def log_row(self, run_id: str, row: Mapping[str, float]) -> None:
+        """Store an epoch's metrics at its step, once, however often they come."""
+        step = int(row["step"])
+        if step not in self._steps[run_id]:
+            self.log_metrics(run_id, {k: v for k, v in row.items() if k != "step"}, step=step)
+            self._steps[run_id].add(step)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Store metrics, all of them or none."""
+        now = time.time_ns() // 1_000_000
+        self._client.log_batch(
+            run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
+        )
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Store tags; they replace what was there."""
+        if tags:
+            self._client.log_batch(run_id, tags=[RunTag(k, v[:8000]) for k, v in tags.items()])
+
+    def log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
+        """Store texts as files."""
+        for name, text in texts.items():
+            self._client.log_text(run_id, text, name)
+
+    def log_environment(self, run_id: str) -> None:
+        """Store the versions of all installed packages, and what machine this is."""
+        packages = sorted({f"{d.name}=={d.version}" for d in distributions()}, key=str.lower)
+        self._client.log_text(run_id, "\n".join(packages) + "\n", "environment/packages.txt")
+        machine = {
+            "machine.system": platform.platform(),
+            "machine.cores": str(os.cpu_count()),
+            "machine.memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
+            "machine.processor": _processor_name(),
+            "machine.python": platform.python_version(),
+        }
+        self.set_tags(run_id, machine)
+
+    def log_dataset(
+        self, run_id: str, *, name: str, digest: str, source: str, facts: Mapping[str, Any]
+    ) -> None:
+        """Store which data the run is trained on, by the digest of its bytes."""
+        data = Dataset(
+            name=name,
+            digest=digest[:36],  # MLflow's limit
+            source_type="local",
+            source=json.dumps({"uri": source}),
+            schema=None,
+            profile=json.dumps(facts),
+        )
+        use = InputTag("mlflow.data.context", "training")
+        self._client.log_inputs(run_id, [DatasetInput(data, [use])])
+
+    def log_files(self, run_id: str, paths: Iterable[str], *, folder: str | None = None) -> None:
+        """Store files."""
+        for path in paths:
+            self._client.log_artifact(run_id, path, folder)
+
+    def log_model(self, run_id: str, path: str, *, classes: Sequence[str], inputs: int) -> None:
+        """Store the model that `MLP.save` wrote, as one that MLflow can load and serve.
+
+        It needs no pickle: weights and architecture as written, and this package's source.
+        """
+        columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in classes)]
+        pixels = TensorSpec(np.dtype(np.float32), (-1, inputs))
+        logged = self._client.create_logged_model(
+            self._experiment, name=MODEL, source_run_id=run_id, model_type="classifier"
+        )
+        with TemporaryDirectory() as folder:
+            # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
+            mlflow.pyfunc.save_model(
+                folder,
+                mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
+                loader_module="perceptrail.prediction",
+                data_path=path,
+                code_paths=[str(Path(__file__).parent)],
+                signature=ModelSignature(Schema([pixels]), Schema(columns)),
+                input_example=np.zeros((2, inputs), np.float32),
+                pip_requirements=[f"{name}=={version(name)}" for name in SERVING],
+            )
+            self._client.log_model_artifacts(logged.model_id, folder)
+        self._client.finalize_logged_model(logged.model_id, "READY")
+        self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+
+    def ping(self, run_id: str) -> None:
+        """Answer, which says that everything asked for before is done."""
+
+
+def _process(pid: int) -> str:
+    """A process on this machine by number and start, since numbers are used again."""
+    return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        return _process(int(process.partition("@")[0])) == process
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

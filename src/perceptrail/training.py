@@ -1,0 +1,330 @@
+"""The one place where a run is wired together: data, network, training, records."""
+
+import csv
+import logging
+import os
+import random
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import psutil
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.backends import mps
+
+from perceptrail import config, gallery, recorder, runs
+from perceptrail.build import USE, build, dataset
+from perceptrail.callbacks import (
+    BEST,
+    LAST,
+    Checkpoints,
+    EpochSeed,
+    History,
+    Row,
+    ScheduledDropout,
+    StopOnDivergence,
+)
+from perceptrail.classifier import Classifier
+from perceptrail.data.module import DataModule
+from perceptrail.errors import UserError
+from perceptrail.model import MLP
+from perceptrail.prediction import judge
+from perceptrail.recorder import RunLog
+
+HISTORY = "history.csv"
+CHUNK = 64  # steps between two looks of Lightning and its callbacks
+
+# Noise about what is meant: a run directory with Hydra's files in it; a rename within PyTorch.
+warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
+warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+
+
+def run(cfg: DictConfig) -> float:
+    """Train as `cfg` says, record it, and return the best value of the monitored metric.
+
+    Runs inside a Hydra job, whose output directory becomes the run directory. Raises `UserError`
+    for what the user can put right.
+    """
+    config.validate(cfg)
+    clock = _Clock()
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    random.seed(cfg.seed)
+    np.random.seed(cfg.seed)
+    torch.manual_seed(cfg.seed)
+
+    data = DataModule(
+        dataset(cfg), seed=cfg.seed, chunk=_chunk(cfg), **{key: cfg.data[key] for key in USE}
+    )
+    data.setup("fit")
+    network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **cfg.model)
+    classifier = Classifier(
+        network,
+        optimizer=_optimizer(cfg, network),
+        schedule=build(cfg.schedule, key="schedule") if cfg.schedule._target_ else None,
+        monitor=cfg.monitor.metric,
+        **cfg.regularization,
+    )
+    history = History()
+    checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
+    trainer = _trainer(cfg, run_dir, [*_callbacks(cfg), history, checkpoints])
+    if rank_zero_only.rank > 0:  # a further process of a distributed training: computes, no more
+        trainer.fit(classifier, data, ckpt_path=_last_checkpoint(run_dir))
+        return float("nan")
+
+    with _recorded(cfg, run_dir, data) as log:
+        history.receive = lambda row: log.post("log_row", row)
+        clock.start_fit()
+        trainer.fit(classifier, data, ckpt_path=_last_checkpoint(run_dir))
+        clock.end_fit()
+        for row in history.rows if cfg.resume else []:
+            log.post("log_row", row)  # an interruption may have come between checkpoint and store
+        return _conclude(cfg, run_dir, data, network, history, log, clock)
+
+
+def _conclude(
+    cfg: DictConfig,
+    run_dir: Path,
+    data: DataModule,
+    network: MLP,
+    history: History,
+    log: RunLog,
+    clock: "_Clock",
+) -> float:
+    """Judge the best weights on the validation data; write and record all there is to keep."""
+    best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
+    weights = {k.removeprefix("network."): v for k, v in best["state_dict"].items()}
+    network.cpu().load_state_dict(weights)
+    best_epoch = int(best["epoch"]) + 1
+    x, y = (part.cpu().numpy() for part in data.val)
+    judgement = judge(network, x, y)
+    facts = {"classes": data.classes, "shape": data.shape}
+    network.save(run_dir / runs.MODEL, **facts)
+    log.post("log_model", str(run_dir / runs.MODEL), classes=list(data.classes), inputs=data.inputs)
+
+    rows, folder = history.rows, run_dir / "figures"
+    drawn = [
+        *gallery.draw_training(folder, network, rows, best_epoch=best_epoch, shape=data.shape),
+        *gallery.draw_judgement(folder, network, x, y, judgement, **facts),
+    ]
+    _write_history(run_dir / HISTORY, rows)
+    log.post("log_files", [str(path) for path in drawn], folder="figures")
+    log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
+    extremes = {f"best/{name}": value for name, value in _extremes(rows).items()}
+    log.post("log_metrics", extremes, step=int(rows[-1]["step"]))
+    log.call("ping")
+
+    times = clock.read()
+    log.post("log_metrics", times, step=int(rows[-1]["step"]))
+    speed = median(row["train/samples_per_second"] for row in rows)
+    metrics = {
+        "run_id": log.run_id,
+        "best_epoch": best_epoch,
+        **rows[-1],
+        **extremes,
+        **times,
+        "train/samples_per_second": speed,
+    }
+    earlier = runs.read_json(run_dir / runs.METRICS) if (run_dir / runs.METRICS).exists() else {}
+    runs.write_json(run_dir / runs.METRICS, {**earlier, **metrics})
+    log.call("log_files", [str(run_dir / runs.METRICS)])
+    print(
+        f"\n{cfg.monitor.metric} {extremes['best/' + cfg.monitor.metric]:.4f}, "
+        f"validation accuracy {judgement.accuracy:.2%} (epoch {best_epoch} of {len(rows)})\n"
+        f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
+        f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all\n"
+        f"run:  {run_dir}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
+        f"next: python evaluate.py run={log.run_id or run_dir}"
+        + ("   or   make ui" if log.run_id else "")
+    )
+    return extremes[f"best/{cfg.monitor.metric}"]
+
+
+class _Clock:
+    """The seconds of a run: from the start of the process, or of the job in a multirun."""
+
+    def __init__(self) -> None:
+        single = HydraConfig.get().mode == RunMode.RUN
+        self._start = psutil.Process().create_time() if single else time.time()
+
+    def start_fit(self) -> None:
+        self._fit = time.time()
+
+    def end_fit(self) -> None:
+        self._end = time.time()
+
+    def read(self) -> dict[str, float]:
+        return {
+            "time/startup_s": self._fit - self._start,
+            "time/fit_s": self._end - self._fit,
+            "time/total_s": time.time() - self._start,
+        }
+
+
+def _chunk(cfg: DictConfig) -> int:
+    """How many batches to hand over at once: one where Lightning has to see, or count, each."""
+    counted = cfg.trainer.get("limit_train_batches", 1.0) != 1.0
+    return 1 if counted or cfg.trainer.devices != 1 else CHUNK
+
+
+def _optimizer(cfg: DictConfig, network: MLP) -> Any:
+    make = build(cfg.optimizer, key="optimizer")
+    try:
+        make(network.parameters())
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optimizer: {error}") from error
+    return make
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    chosen = [build(node, key=f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
+    if cfg.dropout.schedule != "constant":
+        chosen.append(ScheduledDropout(**cfg.dropout))
+    return [EpochSeed(cfg.seed), *chosen, StopOnDivergence()]
+
+
+def _last_checkpoint(run_dir: Path) -> Path | None:
+    path = run_dir / LAST
+    return path if path.exists() else None
+
+
+def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
+    wanted = cfg.trainer.accelerator
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps.is_available()}
+    present |= {"auto": True, "gpu": present["cuda"] or present["mps"]}
+    if not present.get(wanted, True):
+        there = ", ".join(name for name, is_there in present.items() if is_there)
+        raise UserError(f"trainer.accelerator={wanted}: this machine has none; use {there}")
+    try:
+        trainer: pl.Trainer = build(
+            cfg.trainer,
+            key="trainer",
+            callbacks=list(callbacks),
+            default_root_dir=run_dir,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+        )
+    except MisconfigurationException as error:
+        raise UserError(f"trainer: {error}") from error
+    return trainer
+
+
+@contextmanager
+def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunLog]:
+    """Record what happens inside as one MLflow run, and how it ends."""
+    record = runs.open_record(run_dir)
+    if cfg.tracking.uri is None:
+        yield RunLog(None, None)
+        return
+    line = recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
+    choices = HydraConfig.get().runtime.choices
+    tags, texts = _provenance()
+    run_id = line.call(
+        "open_run",
+        key=record["key"],
+        name=f"{choices['data']}-{choices['model']}-{record['key'][:4]}",
+        run_dir=str(run_dir),
+        owner=os.getpid(),
+        tags=tags,
+        parent=cfg.tracking.parent,
+        system_metrics=cfg.tracking.system_metrics,
+    )
+    store = {"uri": cfg.tracking.uri, "experiment": cfg.tracking.experiment}
+    runs.write_json(run_dir / runs.RECORD, {**record, "run_id": run_id, **store})
+    log = RunLog(line, run_id)
+    log.post("log_params", _flat(cfg))
+    log.post("log_texts", texts)
+    log.post("log_files", [str(path) for path in (run_dir / ".hydra").iterdir()], folder="config")
+    log.post("log_environment")
+    log.post(
+        "log_dataset",
+        name=data.dataset.name,
+        digest=data.dataset.digest,
+        source=data.dataset.source,
+        facts={"train": data.n_train, "validation": data.n_val, "shape": data.shape},
+    )
+    try:
+        yield log
+    except BaseException as error:
+        status = "FAILED" if isinstance(error, Exception) else "KILLED"
+        log.call("close_run", status=status, note=f"{status}: {error}")
+        raise
+    log.call("close_run", status="FINISHED")
+
+
+def _provenance() -> tuple[dict[str, str], dict[str, str]]:
+    """Where a run comes from: tags, and texts to be stored as files."""
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    tags = {"mlflow.source.name": Path(sys.argv[0]).name, "command": command}
+    texts = {"environment/command.txt": command + "\n"}
+    commit = _git("rev-parse", "HEAD").strip()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        diff = _git("diff", "HEAD")
+        tags["git.dirty"] = str(bool(diff)).lower()
+        if diff:
+            texts["environment/uncommitted.diff"] = diff
+    if torch.cuda.is_available():
+        tags["machine.gpu"] = torch.cuda.get_device_name()
+    return tags, texts
+
+
+def _git(*arguments: str) -> str:
+    try:
+        ended = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, check=False, errors="replace"
+        )
+    except FileNotFoundError:
+        return ""
+    return ended.stdout if ended.returncode == 0 else ""
+
+
+def _flat(cfg: DictConfig) -> dict[str, str]:
+    """Every value of the configuration by its dotted key, as text."""
+
+    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", str(value)
+
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(resolved, dict)
+    return dict(leaves(resolved, ""))  # type: ignore[arg-type]
+
+
+def _extremes(rows: Sequence[Row]) -> dict[str, float]:
+    """The best value of each loss and accuracy over the epochs."""
+    names = [name for name in rows[-1] if name.endswith(("/loss", "/acc"))]
+    return {
+        name: (min if name.endswith("/loss") else max)(row[name] for row in rows if name in row)
+        for name in names
+    }
+
+
+def _write_history(path: Path, rows: Sequence[Row]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows(rows)
