@@ -29,30 +29,32 @@ lint: $(VENV)/.dev  ## Style, types, and imports that only point down
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.bench  ## Measure the speed against what one would write by hand
-	$(PYTHON) benchmarks/training.py $(ARGS)
+bench: $(VENV)-bench/.bench  ## Measure the speed against what one would write by hand
+	$(VENV)-bench/bin/python benchmarks/training.py $(ARGS)
 
 pins: $(VENV)/bin/uv  ## Renew constraints.txt: make pins ARGS=--upgrade
 	$(VENV)/bin/uv pip compile --quiet $(ARGS) --all-extras --no-header --no-annotate \
 		--python-version 3.11 --output-file constraints.txt pyproject.toml
 
 clean:  ## Remove the environment and caches; data, runs and records stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(VENV)/bin/uv:
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt uv
 
-INSTALL = $(VENV)/bin/uv pip install --quiet --python $(PYTHON) --constraint constraints.txt
+INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode --constraint constraints.txt
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/uv
-	$(INSTALL) --editable .
+	$(INSTALL) --python $(PYTHON) --editable .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/uv
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --python $(PYTHON) --editable '.[dev]'
 	@touch $@ $(VENV)/.run
 
-$(VENV)/.bench: pyproject.toml constraints.txt | $(VENV)/bin/uv
-	$(INSTALL) --editable '.[bench]'
-	@touch $@ $(VENV)/.run
+# Apart, because Lightning imports torchvision wherever it finds it, which costs a second a start.
+$(VENV)-bench/.bench: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	python3 -m venv $(VENV)-bench
+	$(INSTALL) --python $(VENV)-bench/bin/python --editable '.[bench]'
+	@touch $@

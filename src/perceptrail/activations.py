@@ -44,7 +44,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _softplus(x: Array) -> Array:
-    return np.logaddexp(0, x)
+    return np.logaddexp(0.0, x)
 
 
 def _elu(x: Array) -> Array:
@@ -59,14 +59,18 @@ def _tanh_slope(x: Array) -> Array:
     return 1 - np.tanh(x) ** 2
 
 
+_GELU_SCALE = float(np.sqrt(2 / np.pi))
+
+
 def _gelu_inner(x: Array) -> Array:
-    return np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    return _GELU_SCALE * (x + 0.044715 * x**3)
 
 
 def _gelu_slope(x: Array) -> Array:
     u = _gelu_inner(x)
-    du = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x**2)
-    return 0.5 * (1 + np.tanh(u)) + 0.5 * x * _tanh_slope(u) * du
+    du = _GELU_SCALE * (1 + 3 * 0.044715 * x**2)
+    slope: Array = 0.5 * (1 + np.tanh(u)) + 0.5 * x * _tanh_slope(u) * du
+    return slope
 
 
 def _silu_slope(x: Array) -> Array:
@@ -75,7 +79,7 @@ def _silu_slope(x: Array) -> Array:
 
 
 def _mish_slope(x: Array) -> Array:
-    t = np.tanh(_softplus(x))
+    t: Array = np.tanh(_softplus(x))
     return t + x * (1 - t**2) * _sigmoid(x)
 
 

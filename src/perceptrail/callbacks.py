@@ -152,8 +152,10 @@ class History(Checkpoint):
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after stored rows."""
+        """Go on after stored rows; handed on again, for one may have been lost on its way."""
         self.rows = list(state_dict["rows"])
+        for row in self.rows:
+            self.receive(row)
 
 
 class Checkpoints(Checkpoint):

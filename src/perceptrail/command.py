@@ -29,7 +29,7 @@ def execute(main: Callable[[], Any], *, conf: Path) -> None:
 
 @contextmanager
 def _errors_for_people(conf: Path) -> Iterator[None]:
-    """End the program with one message for what a user can put right; HYDRA_FULL_ERROR=1 for all."""
+    """End the program with one message; HYDRA_FULL_ERROR=1 shows where it comes from."""
     if os.environ.get(FULL_ERROR) == "1":
         yield
         return
@@ -42,6 +42,8 @@ def _errors_for_people(conf: Path) -> Iterator[None]:
         sys.exit(_composition(error, conf))
     except UserError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)  # the shell's number for it
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
@@ -73,6 +75,6 @@ def _composition(error: Exception, conf: Path) -> str:
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
     for name, node in cfg.items_ex(resolve=False):
-        yield f"{prefix}{name}"
+        yield f"{prefix}{name!s}"
         if isinstance(node, DictConfig):
-            yield from _keys(node, f"{prefix}{name}.")
+            yield from _keys(node, f"{prefix}{name!s}.")

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Something the user can put right: the message names the key, the value and what is allowed."""
+    """Something the user can put right; the message names key, value and what is allowed."""
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

@@ -58,8 +58,8 @@ def evaluate(cfg: DictConfig) -> float:
     x, y = data.test()
     judgement = judge(network, x, y)
     results = {"test/loss": judgement.loss, "test/acc": judgement.accuracy}
-    facts = {"shape": data.shape, "classes": data.classes}
-    drawn = gallery.draw_judgement(folder / "figures" / "test", network, x, y, judgement, **facts)
+    figures = folder / "figures" / "test"
+    drawn = gallery.draw_judgement(figures, network, x, y, judgement, dataset=data)
     earlier = runs.read_json(folder / runs.METRICS)
     runs.write_json(folder / runs.METRICS, {**earlier, **results})
     if record["run_id"]:
@@ -71,8 +71,10 @@ def evaluate(cfg: DictConfig) -> float:
     print(
         f"test accuracy {judgement.accuracy:.2%}, loss {judgement.loss:.4f}  "
         f"({len(y):,} examples of {data.name})\n"
-        f"run:  {folder}" + (f"  (MLflow {record['run_id']})" if record["run_id"] else "") + "\n"
-        f"next: python predict.py run={folder} image=FILE"
+        f"run:  {runs.shown(folder)}"
+        + (f"  (MLflow {record['run_id']})" if record["run_id"] else "")
+        + "\n"
+        f"next: python predict.py run={runs.shown(folder)} image=FILE"
     )
     return judgement.accuracy
 

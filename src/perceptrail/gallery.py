@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceptrail import figures
+from perceptrail.data.sets import Dataset
 from perceptrail.model import MLP
 from perceptrail.prediction import Judgement, logits_of, probabilities
 
@@ -42,21 +43,19 @@ def draw_judgement(
     y: NDArray[np.int64],
     judgement: Judgement,
     *,
-    shape: tuple[int, ...],
-    classes: Sequence[str],
+    dataset: Dataset,
 ) -> list[Path]:
     """What was taken for what; for images the worst mistakes, for 2-D data the boundary."""
+    shape, classes = dataset.shape, dataset.classes
     drawn: dict[str, Figure] = {
         "confusion_matrix": figures.confusion_matrix(judgement.counts, classes=classes)
     }
     if len(shape) == 2:
-        certainty = judgement.probability.max(1) * (judgement.predicted != y)
-        worst = np.argsort(-certainty)[: min(25, int((certainty > 0).sum()))]
         drawn["worst_mistakes"] = figures.worst_mistakes(
-            x[worst].reshape(-1, *shape),
-            true=y[worst],
-            predicted=judgement.predicted[worst],
-            probability=certainty[worst],
+            x.reshape(-1, *shape),
+            true=y,
+            predicted=judgement.predicted,
+            probability=judgement.probability.max(1),
             classes=classes,
         )
     elif shape == (2,):

@@ -18,7 +18,7 @@ WEIGHTS, ARCHITECTURE = "model.safetensors", "model.json"
 class MLP(nn.Module):
     """A multi-layer perceptron: [linear, norm, activation, dropout] for each hidden layer, linear.
 
-    Maps [batch, inputs] to logits [batch, outputs]. Raw inputs are standardised first, by the `mean`
+    Maps [batch, inputs] to logits [batch, outputs]. Raw inputs are standardised first, by `mean`
     and `std` of the training data, so that a stored model needs nothing but itself. Weights start
     as normal numbers of variance gain²/fan_in (He et al. 2015, arXiv:1502.01852, section 2.2), the
     gain being the activation's; biases start at 0.
@@ -69,7 +69,8 @@ class MLP(nn.Module):
     @property
     def weights(self) -> list[nn.Parameter]:
         """The weight matrices [fan_out, fan_in] of the linear layers, from the input on."""
-        return [layer.weight for layer in self.layers if isinstance(layer, nn.Linear)]
+        linear = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        return [layer.get_parameter("weight") for layer in linear]
 
     @property
     def parameter_count(self) -> int:
@@ -83,7 +84,7 @@ class MLP(nn.Module):
                 layer.p = rate
 
     def save(self, folder: Path, **facts: Any) -> None:
-        """Write weights (safetensors) and architecture (JSON), with further `facts`, to a folder."""
+        """Write weights (safetensors), architecture (JSON) and further `facts` to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.state_dict(), folder / WEIGHTS)
         described = json.dumps({"architecture": self.architecture, **facts}, indent=2)

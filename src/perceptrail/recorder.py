@@ -33,7 +33,7 @@ class Recorder:
                 [sys.executable, "-m", "perceptrail.recorder", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C is for the training process, which says what then
+                start_new_session=True,  # a Ctrl-C is for the training process alone
             )
         self._line = Connection(ours.detach())
         self._line.send((uri, experiment))

@@ -35,6 +35,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def shown(run_dir: Path) -> Path:
+    """A run directory as one would type it here."""
+    absolute = run_dir.absolute()
+    return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+
+
 def open_record(run_dir: Path) -> dict[str, Any]:
     """The record of a run directory: read when it is there (a resumed run), else begun.
 

@@ -59,7 +59,6 @@ class Store:
 
     def __init__(self, uri: str, experiment: str) -> None:
         self._uri = uri
-        self._client = MlflowClient(uri)
         self._database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite") else None
         self._steps: dict[str, set[int]] = {}  # of each open run: the epochs' steps it holds
         self._locks: dict[str, FileLock] = {}
@@ -67,6 +66,7 @@ class Store:
         mlflow.set_tracking_uri(uri)
         try:
             with self._creation():  # creating the tables races between processes
+                self._client = MlflowClient(uri)
                 self._experiment = self._open_experiment(experiment)
         except MlflowException as error:
             raise UserError(f"tracking.uri={uri}: {error.message}") from error
@@ -124,7 +124,7 @@ class Store:
             run_id = str(run.info.run_id)
             self._steps[run_id] = set()
         self._locks[run_id] = lock
-        self.set_tags(run_id, own | dict(tags))
+        self.set_tags(run_id, own | {f"resumed.{k}" if found else k: v for k, v in tags.items()})
         if system_metrics:
             monitor = SystemMetricsMonitor(
                 run_id,
@@ -283,7 +283,10 @@ class Store:
 
         It needs no pickle: weights and architecture as written, and this package's source.
         """
-        columns = [ColSpec("string", "label"), *(ColSpec("double", name) for name in classes)]
+        columns: list[ColSpec | TensorSpec] = [
+            ColSpec("string", "label"),
+            *(ColSpec("double", name) for name in classes),
+        ]
         pixels = TensorSpec(np.dtype(np.float32), (-1, inputs))
         logged = self._client.create_logged_model(
             self._experiment, name=MODEL, source_run_id=run_id, model_type="classifier"

@@ -5,12 +5,15 @@ import logging
 import os
 import random
 import shlex
+import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,8 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.backends import mps
 
 from perceptrail import config, gallery, recorder, runs
@@ -53,14 +55,16 @@ CHUNK = 64  # steps between two looks of Lightning and its callbacks
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-torch.utils.deterministic.fill_uninitialized_memory = False  # costs time, changes no result
+setattr(
+    torch.utils.deterministic, "fill_uninitialized_memory", False
+)  # costs time, changes no result
 
 
 def run(cfg: DictConfig) -> float:
     """Train as `cfg` says, record it, and return the best value of the monitored metric.
 
     Runs inside a Hydra job, whose output directory becomes the run directory. Raises `UserError`
-    for what the user can put right.
+    for what the user can put right, and `KeyboardInterrupt` when Ctrl-C was pressed.
     """
     config.validate(cfg)
     clock = _Clock()
@@ -84,76 +88,85 @@ def run(cfg: DictConfig) -> float:
     history = History()
     checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
     trainer = _trainer(cfg, run_dir, [*_callbacks(cfg), history, checkpoints])
-    if rank_zero_only.rank > 0:  # a further process of a distributed training: computes, no more
-        trainer.fit(classifier, data, ckpt_path=_last_checkpoint(run_dir))
+    last = run_dir / LAST
+    fit = partial(trainer.fit, classifier, data, ckpt_path=last if last.exists() else None)
+    if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
+        fit()
         return float("nan")
 
-    with _recorded(cfg, run_dir, data) as log:
-        history.receive = lambda row: log.post("log_row", row)
+    with _recorded(cfg, run_dir, data) as log, _interruptible(run_dir):
+        history.receive = partial(log.post, "log_row")
         clock.start_fit()
-        trainer.fit(classifier, data, ckpt_path=_last_checkpoint(run_dir))
+        fit()
         clock.end_fit()
-        for row in history.rows if cfg.resume else []:
-            log.post("log_row", row)  # an interruption may have come between checkpoint and store
-        return _conclude(cfg, run_dir, data, network, history, log, clock)
+        return _conclude(_Trained(cfg, run_dir, data, network, history.rows), log, clock)
 
 
-def _conclude(
-    cfg: DictConfig,
-    run_dir: Path,
-    data: DataModule,
-    network: MLP,
-    history: History,
-    log: RunLog,
-    clock: "_Clock",
-) -> float:
+@dataclass(frozen=True)
+class _Trained:
+    """What a training leaves in memory."""
+
+    cfg: DictConfig
+    run_dir: Path
+    data: DataModule
+    network: MLP
+    rows: list[Row]
+
+
+def _conclude(trained: _Trained, log: RunLog, clock: "_Clock") -> float:
     """Judge the best weights on the validation data; write and record all there is to keep."""
+    run_dir, rows = trained.run_dir, trained.rows
+    data, network, monitor = trained.data, trained.network, trained.cfg.monitor.metric
     best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
     weights = {k.removeprefix("network."): v for k, v in best["state_dict"].items()}
     network.cpu().load_state_dict(weights)
-    best_epoch = int(best["epoch"]) + 1
+    best_epoch, step = int(best["epoch"]) + 1, int(rows[-1]["step"])
     x, y = (part.cpu().numpy() for part in data.val)
     judgement = judge(network, x, y)
-    facts = {"classes": data.classes, "shape": data.shape}
-    network.save(run_dir / runs.MODEL, **facts)
-    log.post("log_model", str(run_dir / runs.MODEL), classes=list(data.classes), inputs=data.inputs)
+    network.save(run_dir / runs.MODEL, classes=data.classes, shape=data.shape)
+    model = str(run_dir / runs.MODEL)
+    log.post("log_model", model, classes=list(data.classes), inputs=data.inputs)
 
-    rows, folder = history.rows, run_dir / "figures"
+    folder = run_dir / "figures"
     drawn = [
         *gallery.draw_training(folder, network, rows, best_epoch=best_epoch, shape=data.shape),
-        *gallery.draw_judgement(folder, network, x, y, judgement, **facts),
+        *gallery.draw_judgement(folder, network, x, y, judgement, dataset=data.dataset),
     ]
     _write_history(run_dir / HISTORY, rows)
     log.post("log_files", [str(path) for path in drawn], folder="figures")
     log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
     extremes = {f"best/{name}": value for name, value in _extremes(rows).items()}
-    log.post("log_metrics", extremes, step=int(rows[-1]["step"]))
+    log.post("log_metrics", extremes, step=step)
     log.call("ping")
 
     times = clock.read()
-    log.post("log_metrics", times, step=int(rows[-1]["step"]))
+    log.post("log_metrics", times, step=step)
     speed = median(row["train/samples_per_second"] for row in rows)
-    metrics = {
-        "run_id": log.run_id,
-        "best_epoch": best_epoch,
-        **rows[-1],
-        **extremes,
-        **times,
-        "train/samples_per_second": speed,
-    }
-    earlier = runs.read_json(run_dir / runs.METRICS) if (run_dir / runs.METRICS).exists() else {}
-    runs.write_json(run_dir / runs.METRICS, {**earlier, **metrics})
+    own = {"run_id": log.run_id, "best_epoch": best_epoch, "train/samples_per_second": speed}
+    runs.write_json(run_dir / runs.METRICS, {**rows[-1], **extremes, **times, **own})
     log.call("log_files", [str(run_dir / runs.METRICS)])
+    shown = runs.shown(run_dir)
     print(
-        f"\n{cfg.monitor.metric} {extremes['best/' + cfg.monitor.metric]:.4f}, "
+        f"\n{monitor} {extremes[f'best/{monitor}']:.4f}, "
         f"validation accuracy {judgement.accuracy:.2%} (epoch {best_epoch} of {len(rows)})\n"
         f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
         f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all\n"
-        f"run:  {run_dir}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
-        f"next: python evaluate.py run={log.run_id or run_dir}"
-        + ("   or   make ui" if log.run_id else "")
+        f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
+        f"next: python evaluate.py run={shown}" + ("   or   make ui" if log.run_id else "")
     )
-    return extremes[f"best/{cfg.monitor.metric}"]
+    return extremes[f"best/{monitor}"]
+
+
+@contextmanager
+def _interruptible(run_dir: Path) -> Iterator[None]:
+    """Say how to go on after an interruption; Lightning's exit on Ctrl-C becomes the key again."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:
+        print(f"\nInterrupted. Go on with: python train.py resume={runs.shown(run_dir)}")
+        if isinstance(stop, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from None
+        raise KeyboardInterrupt from None
 
 
 class _Clock:
@@ -197,11 +210,6 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     if cfg.dropout.schedule != "constant":
         chosen.append(ScheduledDropout(**cfg.dropout))
     return [EpochSeed(cfg.seed), *chosen, StopOnDivergence()]
-
-
-def _last_checkpoint(run_dir: Path) -> Path | None:
-    path = run_dir / LAST
-    return path if path.exists() else None
 
 
 def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
