@@ -9,8 +9,8 @@ from perceptrail import command
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-def main(cfg: DictConfig) -> float:
-    """Train as `cfg` says and return the monitored value."""
+def main(cfg: DictConfig) -> float | list[float]:
+    """Train as `cfg` says and return the monitored value, or the objectives."""
     from perceptrail import recorder
 
     if cfg.tracking.uri is not None:  # its process imports MLflow while this one imports PyTorch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,6 +38,8 @@ def _errors_for_people(conf: Path) -> Iterator[None]:
         yield
     except MissingConfigException as error:
         sys.exit(_missing_option(error))
+    except OverrideParseException as error:
+        sys.exit(f"{error.override}: {str(error).splitlines()[0]}")
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(_composition(error, conf))
     except UserError as error:

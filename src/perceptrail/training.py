@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -48,6 +48,9 @@ from perceptrail.model import MLP
 from perceptrail.prediction import judge
 from perceptrail.recorder import RunLog
 
+if TYPE_CHECKING:
+    from perceptrail.search.pruning import Pruning
+
 HISTORY = "history.csv"
 CHUNK = 64  # steps between two looks of Lightning and its callbacks
 
@@ -55,16 +58,18 @@ CHUNK = 64  # steps between two looks of Lightning and its callbacks
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-setattr(
-    torch.utils.deterministic, "fill_uninitialized_memory", False
-)  # costs time, changes no result
+# Costs time and changes no result.
+torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def run(cfg: DictConfig) -> float:
+def run(cfg: DictConfig) -> float | list[float]:
     """Train as `cfg` says, record it, and return the best value of the monitored metric.
 
+    With `cfg.objectives`, the best values of those metrics instead.
+
     Runs inside a Hydra job, whose output directory becomes the run directory. Raises `UserError`
-    for what the user can put right, and `KeyboardInterrupt` when Ctrl-C was pressed.
+    for what the user can put right, `KeyboardInterrupt` when Ctrl-C was pressed, and
+    `optuna.TrialPruned` when the search that the run belongs to has given it up.
     """
     config.validate(cfg)
     clock = _Clock()
@@ -87,7 +92,8 @@ def run(cfg: DictConfig) -> float:
     )
     history = History()
     checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
-    trainer = _trainer(cfg, run_dir, [*_callbacks(cfg), history, checkpoints])
+    pruning = _pruning(cfg)
+    trainer = _trainer(cfg, run_dir, [*_callbacks(cfg), *pruning, history, checkpoints])
     last = run_dir / LAST
     fit = partial(trainer.fit, classifier, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
@@ -99,7 +105,12 @@ def run(cfg: DictConfig) -> float:
         clock.start_fit()
         fit()
         clock.end_fit()
-        return _conclude(_Trained(cfg, run_dir, data, network, history.rows), log, clock)
+        reached = _conclude(_Trained(cfg, run_dir, data, network, history.rows), log, clock)
+    for callback in pruning:
+        callback.raise_if_pruned()
+    if cfg.objectives is None:
+        return reached[cfg.monitor.metric]
+    return [reached[name] for name in cfg.objectives]
 
 
 @dataclass(frozen=True)
@@ -113,8 +124,11 @@ class _Trained:
     rows: list[Row]
 
 
-def _conclude(trained: _Trained, log: RunLog, clock: "_Clock") -> float:
-    """Judge the best weights on the validation data; write and record all there is to keep."""
+def _conclude(trained: _Trained, log: RunLog, clock: "_Clock") -> dict[str, float]:
+    """Judge the best weights on the validation data; write and record all there is to keep.
+
+    Returns what an objective can be: the best value of each metric, and the parameters' number.
+    """
     run_dir, rows = trained.run_dir, trained.rows
     data, network, monitor = trained.data, trained.network, trained.cfg.monitor.metric
     best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
@@ -135,7 +149,8 @@ def _conclude(trained: _Trained, log: RunLog, clock: "_Clock") -> float:
     _write_history(run_dir / HISTORY, rows)
     log.post("log_files", [str(path) for path in drawn], folder="figures")
     log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
-    extremes = {f"best/{name}": value for name, value in _extremes(rows).items()}
+    reached = _extremes(rows)
+    extremes = {f"best/{name}": value for name, value in reached.items()}
     log.post("log_metrics", extremes, step=step)
     log.call("ping")
 
@@ -147,14 +162,14 @@ def _conclude(trained: _Trained, log: RunLog, clock: "_Clock") -> float:
     log.call("log_files", [str(run_dir / runs.METRICS)])
     shown = runs.shown(run_dir)
     print(
-        f"\n{monitor} {extremes[f'best/{monitor}']:.4f}, "
+        f"\n{monitor} {reached[monitor]:.4f}, "
         f"validation accuracy {judgement.accuracy:.2%} (epoch {best_epoch} of {len(rows)})\n"
         f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
         f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all\n"
         f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
         f"next: python evaluate.py run={shown}" + ("   or   make ui" if log.run_id else "")
     )
-    return extremes[f"best/{monitor}"]
+    return {**reached, "parameters": float(network.parameter_count)}
 
 
 @contextmanager
@@ -212,6 +227,14 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     return [EpochSeed(cfg.seed), *chosen, StopOnDivergence()]
 
 
+def _pruning(cfg: DictConfig) -> "list[Pruning]":
+    if cfg.trial is None:
+        return []
+    from perceptrail.search.pruning import Pruning  # imports Optuna
+
+    return [Pruning(cfg.trial, monitor=cfg.monitor.metric)]
+
+
 def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
     wanted = cfg.trainer.accelerator
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps.is_available()}
@@ -246,6 +269,8 @@ def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunL
     line = recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
     choices = HydraConfig.get().runtime.choices
     tags, texts = _provenance()
+    if cfg.trial is not None:
+        tags |= {"trial.study": cfg.trial.study, "trial.number": str(cfg.trial.number)}
     run_id = line.call(
         "open_run",
         key=record["key"],
@@ -259,7 +284,8 @@ def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunL
     store = {"uri": cfg.tracking.uri, "experiment": cfg.tracking.experiment}
     runs.write_json(run_dir / runs.RECORD, {**record, "run_id": run_id, **store})
     log = RunLog(line, run_id)
-    log.post("log_params", _flat(cfg))
+    secret = ("trial.storage",)  # may hold a password
+    log.post("log_params", {k: v for k, v in _flat(cfg).items() if k not in secret})
     log.post("log_texts", texts)
     log.post("log_files", [str(path) for path in (run_dir / ".hydra").iterdir()], folder="config")
     log.post("log_environment")

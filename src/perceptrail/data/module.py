@@ -90,8 +90,8 @@ class DataModule(pl.LightningDataModule):
     After `setup("fit")`, `train` and `val` are pairs (x [n, inputs] float32, y [n] int64) on the
     training device, and `mean` and `std` are those of all values of the training data. The test
     part is not here. `val_size` is a number of examples, or a share of them in (0, 1); `augment`
-    holds the arguments of `Augment`, for training batches alone. With `chunk`, training batches come
-    as `Chunks` of so many, for a module that loops over them itself.
+    holds the arguments of `Augment`, for training batches alone. With `chunk`, training batches
+    come as `Chunks` of so many, for a module that loops over them itself.
 
     Raises `UserError` for a size that the data do not allow, or an unusable `augment`.
     """
