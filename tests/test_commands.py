@@ -455,6 +455,17 @@ def test_xor_needs_a_hidden_layer(tmp_path, hidden):
         assert sum(accuracy == 1.0 for accuracy in accuracies) >= 9
 
 
+def test_evaluating_a_multirun_gives_mean_and_deviation(tmp_path):
+    options = (*QUICK, "trainer.max_epochs=1", "model.hidden=[2]", "hydra.sweep.dir=multirun/a/b")
+    run("train.py", "-m", *options, "seed=0,1,2", cwd=tmp_path)
+    said = run("evaluate.py", "run=multirun/a/b", cwd=tmp_path).output
+    files = sorted(tmp_path.glob("multirun/a/b/*/metrics.json"))
+    accuracies = [json.loads(file.read_text())["test/acc"] for file in files]
+    assert len(accuracies) == 3
+    expected = f"{np.mean(accuracies):.2%} ± {np.std(accuracies, ddof=1):.2%}"
+    assert expected in said
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path):
     options = ("experiment=xor", "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=5")

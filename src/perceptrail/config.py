@@ -138,14 +138,19 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "image": _TEXT,
 }
 
+KEYS = {key.partition(".")[0] for key in RULES} | {"resume", "trial", "objectives", "hydra"}
+
 _ABSENT = object()
 
 
 def validate(cfg: DictConfig) -> None:
-    """Check every value that has a rule.
+    """Check every value that has a rule, and that there is nothing beside what is known.
 
     Raises `UserError` for the first that breaks its rule, naming key, value and what is allowed.
     """
+    for name in map(str, cfg):
+        if name not in KEYS:
+            raise UserError(f"{name}: there is no such key{did_you_mean(name, KEYS)}")
     for key, entry in RULES.items():
         try:
             value = OmegaConf.select(cfg, key, default=_ABSENT, throw_on_missing=True)

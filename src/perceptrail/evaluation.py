@@ -1,6 +1,7 @@
 """A stored run on the test split, recorded in that same run."""
 
 from pathlib import Path
+from statistics import mean, stdev
 from tempfile import mkdtemp
 
 import numpy as np
@@ -44,9 +45,23 @@ def locate(cfg: DictConfig) -> Path:
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Judge a stored run's best weights on the test split; return the accuracy."""
+    """Judge the best weights of a stored run, or of each run below a folder, on the test split.
+
+    Returns the accuracy; of several runs, the mean.
+    """
     config.validate(cfg)
-    folder = locate(cfg)
+    below = sorted(record.parent for record in Path(cfg.run).glob(f"*/{runs.RECORD}"))
+    folders = [run for run in below if (run / runs.METRICS).is_file()] or [locate(cfg)]
+    accuracies = [_evaluate(folder) for folder in folders]
+    if len(accuracies) > 1:
+        print(
+            f"\n{len(accuracies)} runs: test accuracy {mean(accuracies):.2%} "
+            f"± {stdev(accuracies):.2%} (mean ± standard deviation)"
+        )
+    return mean(accuracies)
+
+
+def _evaluate(folder: Path) -> float:
     record = runs.read_json(folder / runs.RECORD)
     stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert isinstance(stored, DictConfig)
@@ -62,20 +77,19 @@ def evaluate(cfg: DictConfig) -> float:
     drawn = gallery.draw_judgement(figures, network, x, y, judgement, dataset=data)
     earlier = runs.read_json(folder / runs.METRICS)
     runs.write_json(folder / runs.METRICS, {**earlier, **results})
-    if record["run_id"]:
-        line.post(
-            "log_files", record["run_id"], [str(path) for path in drawn], folder="figures/test"
-        )
-        line.post("log_files", record["run_id"], [str(folder / runs.METRICS)])
-        line.call("log_metrics", record["run_id"], results)
+    run_id = record["run_id"]
+    if run_id:
+        line.post("log_files", run_id, [str(path) for path in drawn], folder="figures/test")
+        line.post("log_files", run_id, [str(folder / runs.METRICS)])
+        line.call("log_metrics", run_id, results)
+    shown = runs.shown(folder)
     print(
         f"test accuracy {judgement.accuracy:.2%}, loss {judgement.loss:.4f}  "
         f"({len(y):,} examples of {data.name})\n"
-        f"run:  {runs.shown(folder)}"
-        + (f"  (MLflow {record['run_id']})" if record["run_id"] else "")
-        + "\n"
-        f"next: python predict.py run={runs.shown(folder)} image=FILE"
+        f"run:  {shown}" + (f"  (MLflow {run_id})" if run_id else "")
     )
+    if len(data.shape) == 2:
+        print(f"next: python predict.py run={shown} image=FILE")
     return judgement.accuracy
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import distributions, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 import mlflow
@@ -45,7 +45,10 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 KEY, RUN_DIR, HOST, PROCESS = (f"perceptrail.{n}" for n in ("key", "run_dir", "host", "process"))
-OUTCOME = "perceptrail.outcome"
+OUTCOME, REASON = "perceptrail.outcome", "perceptrail.reason"
+SWEEP_DIR, OWNER = "perceptrail.sweep_dir", "perceptrail.owner."
+TRIAL_STUDY, TRIAL_NUMBER = "trial.study", "trial.number"
+STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
 PARENT = "mlflow.parentRunId"
 SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow")  # what the logged model needs
 SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
@@ -63,6 +66,7 @@ class Store:
         self._steps: dict[str, set[int]] = {}  # of each open run: the epochs' steps it holds
         self._locks: dict[str, FileLock] = {}
         self._monitors: dict[str, SystemMetricsMonitor] = {}
+        self._studies: dict[str, tuple[str, str]] = {}  # of each open study: key, tag of its owner
         mlflow.set_tracking_uri(uri)
         try:
             with self._creation():  # creating the tables races between processes
@@ -82,7 +86,8 @@ class Store:
         place = self._database.parent / "mlartifacts" if self._database else None
         location = place.absolute().as_uri() if place else None
         try:
-            return str(self._client.create_experiment(name, artifact_location=location))
+            kind = {"mlflow.experimentKind": "custom_model_development"}  # what the pages show
+            return str(self._client.create_experiment(name, location, tags=kind))
         except MlflowException:  # another process came first
             created = self._client.get_experiment_by_name(name)
             if created is None:
@@ -104,7 +109,8 @@ class Store:
     ) -> str:
         """Begin the run called `key`, or go on with it, and return its id.
 
-        `owner` is the process that trains. Raises `UserError` if another one has the run open.
+        `owner` is the process that trains, `parent` a study's key or any run's id. Raises
+        `UserError` if another process has the run open.
         """
         lock = FileLock(Path(run_dir) / ".open")
         try:
@@ -112,7 +118,7 @@ class Store:
         except Timeout:
             raise UserError(f"{run_dir}: another process is still writing this run") from None
         own = {KEY: key, RUN_DIR: run_dir, HOST: socket.gethostname(), PROCESS: _process(owner)}
-        own |= {PARENT: parent} if parent else {}
+        own |= {PARENT: self._study_id(parent)} if parent else {}
         found = self._search(f"tags.`{KEY}` = '{key}'")
         if found:
             run_id = str(found[0].info.run_id)
@@ -151,12 +157,17 @@ class Store:
         """End as KILLED whatever is still open: the process that trained has died."""
         for run_id in list(self._locks):
             self.close_run(run_id, status="KILLED")
+        for run_id in list(self._studies):
+            self.close_study(run_id, status="KILLED")
 
     def _end_dead_runs(self) -> None:
         here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
         for run in self._search(here):
             if not _is_alive(run.data.tags[PROCESS]):
                 self._client.set_terminated(run.info.run_id, "KILLED")
+        for run in self._search(f"attributes.status = 'RUNNING' and tags.`{SWEEP_DIR}` != ''"):
+            with self._sharing(run.data.tags[KEY]):
+                self._end_left_study(run.info.run_id, status="KILLED")
 
     def _search(
         self, query: str, *, order: str = "start_time DESC", limit: int = 1000
@@ -209,6 +220,105 @@ class Store:
         shutil.move(config, folder / ".hydra")
         Path(model).rename(folder / "logged")
         (folder / "logged" / "data" / MODEL).rename(folder / MODEL)
+
+    # Studies: runs that several processes share, parents of the runs of their trials
+
+    def open_study(
+        self, *, key: str, name: str, run_dir: str, owner: int, tags: Mapping[str, str]
+    ) -> str:
+        """Begin the study called `key`, or go on with it, and return the id of its run."""
+        with self._sharing(key):
+            found = self._search(f"tags.`{KEY}` = '{key}'", order="start_time ASC")
+            own = {KEY: key, SWEEP_DIR: run_dir}
+            run = found[0] if found else self._client.create_run(self._experiment, None, own, name)
+            run_id = str(run.info.run_id)
+            mark = f"{OWNER}{socket.gethostname()}.{owner}"
+            given = {f"resumed.{k}" if found else k: v for k, v in tags.items()}
+            self.set_tags(run_id, own | given | {mark: _process(owner)})
+            self._client.update_run(run_id, status="RUNNING")
+        self._studies[run_id] = (key, mark)
+        return run_id
+
+    def close_study(self, run_id: str, *, status: str) -> None:
+        """Leave a study, which ends when no other process works on it."""
+        key, mark = self._studies.pop(run_id)
+        with self._sharing(key):
+            self._client.delete_tag(run_id, mark)
+            self._end_left_study(run_id, status=status)
+
+    def _end_left_study(self, run_id: str, *, status: str) -> None:
+        here = OWNER + socket.gethostname() + "."
+        owners = {k: v for k, v in self._client.get_run(run_id).data.tags.items() if OWNER in k}
+        if all(mark.startswith(here) and not _is_alive(own) for mark, own in owners.items()):
+            self._client.set_terminated(run_id, status)
+
+    def _sharing(self, key: str) -> FileLock:
+        """A lock between the processes of one machine that share a study."""
+        return FileLock(Path(gettempdir()) / f"perceptrail-{key}.lock")
+
+    def _study_id(self, parent: str) -> str:
+        """The run of the study with this key, or the run id itself."""
+        known = {key: run_id for run_id, (key, _) in self._studies.items()}
+        if parent not in known:
+            found = self._search(f"tags.`{KEY}` = '{parent}'", order="start_time ASC")
+            return str(found[0].info.run_id) if found else parent
+        return known[parent]
+
+    def mark_trial(self, run_id: str, number: int, *, outcome: str, reason: str = "") -> None:
+        """Say on the run of a study's trial how that ended: COMPLETE, PRUNED, FAILED or KILLED.
+
+        A trial that has no run, since it ended before it opened one, is given one.
+        """
+        study = self._client.get_run(run_id)
+        children = self._children(run_id, f" and tags.`{TRIAL_NUMBER}` = '{number}'")
+        if children:
+            child = children[0]
+        else:
+            name = str(study.info.run_name)
+            tags = {PARENT: run_id, TRIAL_STUDY: name, TRIAL_NUMBER: str(number)}
+            child = self._client.create_run(self._experiment, None, tags, f"{name}-trial-{number}")
+        self.set_tags(child.info.run_id, {OUTCOME: outcome} | ({REASON: reason} if reason else {}))
+        if child.info.status != STATUS[outcome]:
+            ended = child.info.end_time
+            self._client.set_terminated(child.info.run_id, STATUS[outcome], ended)
+
+    def mark_trials(self, run_id: str, ended: Mapping[int, tuple[str, str]]) -> None:
+        """Make the runs agree with the outcome and reason of all trials that have ended."""
+        known: dict[int, str | None] = {}
+        for child in sorted(self._children(run_id), key=lambda run: RUN_DIR not in run.data.tags):
+            number = int(child.data.tags[TRIAL_NUMBER])
+            if number in known:  # its own run came after it had been given one
+                self._client.delete_run(child.info.run_id)
+            else:
+                known[number] = child.data.tags.get(OUTCOME)
+        for number, (outcome, reason) in ended.items():
+            if known.get(number) != outcome:
+                self.mark_trial(run_id, number, outcome=outcome, reason=reason)
+
+    def _children(self, run_id: str, condition: str = "") -> list[Run]:
+        query = f"tags.`{PARENT}` = '{run_id}' and tags.`{TRIAL_NUMBER}` != ''"
+        return self._search(query + condition, order="start_time ASC", limit=50_000)
+
+    def register_best(self, run_id: str, number: int, *, name: str, alias: str = "best") -> None:
+        """Register a trial's model under a name, and let the alias mean it."""
+        children = self._children(run_id, f" and tags.`{TRIAL_NUMBER}` = '{number}'")
+        child = self._client.get_run(children[0].info.run_id)
+        models = child.outputs.model_outputs if child.outputs else []
+        if not models:
+            return  # an application that logs none
+        try:
+            known = self._client.get_registered_model(name)
+        except MlflowException:
+            known = self._client.create_registered_model(name)
+        if alias in known.aliases:
+            current = self._client.get_model_version_by_alias(name, alias)
+            if current.run_id == child.info.run_id:
+                return
+        model = models[0].model_id
+        made = self._client.create_model_version(
+            name, f"models:/{model}", child.info.run_id, model_id=model
+        )
+        self._client.set_registered_model_alias(name, alias, made.version)
 
     # What a run holds
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from getpass import getuser
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -161,15 +162,27 @@ def _conclude(trained: _Trained, log: RunLog, clock: "_Clock") -> dict[str, floa
     runs.write_json(run_dir / runs.METRICS, {**rows[-1], **extremes, **times, **own})
     log.call("log_files", [str(run_dir / runs.METRICS)])
     shown = runs.shown(run_dir)
-    print(
-        f"\n{monitor} {reached[monitor]:.4f}, "
+    summary = (
+        f"{monitor} {reached[monitor]:.4f}, "
         f"validation accuracy {judgement.accuracy:.2%} (epoch {best_epoch} of {len(rows)})\n"
         f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
-        f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all\n"
+        f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all"
+    )
+    log.call("set_tags", {"mlflow.note.content": summary.replace("\n", "\n\n") + _pointers(shown)})
+    print(
+        f"\n{summary}\n"
         f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
         f"next: python evaluate.py run={shown}" + ("   or   make ui" if log.run_id else "")
     )
     return {**reached, "parameters": float(network.parameter_count)}
+
+
+def _pointers(run_dir: Path) -> str:
+    """Where to go from a run's page, in Markdown."""
+    return (
+        "\n\nThe figures are under Artifacts, the curves under Model metrics. On the test data: "
+        f"`python evaluate.py run={run_dir}`; the same training again: the command among the tags."
+    )
 
 
 @contextmanager
@@ -308,7 +321,8 @@ def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunL
 def _provenance() -> tuple[dict[str, str], dict[str, str]]:
     """Where a run comes from: tags, and texts to be stored as files."""
     command = shlex.join([Path(sys.executable).name, *sys.argv])
-    tags = {"mlflow.source.name": Path(sys.argv[0]).name, "command": command}
+    source = Path(sys.argv[0])
+    tags = {"mlflow.source.name": source.name, "mlflow.user": getuser(), "command": command}
     texts = {"environment/command.txt": command + "\n"}
     commit = _git("rev-parse", "HEAD").strip()
     if commit:
@@ -325,7 +339,11 @@ def _provenance() -> tuple[dict[str, str], dict[str, str]]:
 def _git(*arguments: str) -> str:
     try:
         ended = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=False, errors="replace"
+            ["git", "-C", str(Path(sys.argv[0]).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            errors="replace",
         )
     except FileNotFoundError:
         return ""
