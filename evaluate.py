@@ -1,4 +1,10 @@
-"""A stored run on the untouched test split: `python evaluate.py --help`."""
+"""Evaluate a stored run on the untouched test split, once, into that same run.
+
+python evaluate.py                               the latest run
+python evaluate.py run=best                      the best run of the experiment
+python evaluate.py run=<run id>                  an MLflow run id or a run directory
+python evaluate.py run=multirun/DATE/TIME        all runs of a multirun: mean ± deviation
+"""
 
 from pathlib import Path
 
@@ -17,4 +23,4 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    command.execute(main, conf=Path(__file__).parent / "conf")
+    command.execute(main, "evaluate", conf=Path(__file__).parent / "conf", usage=__doc__)

@@ -1,4 +1,8 @@
-"""Image files to digits, with a stored run: `python predict.py --help`."""
+"""Recognise digits in image files: any size, black on white or white on black.
+
+python predict.py image=digit.png                with the latest run
+python predict.py image=folder run=best          a folder, with the best run
+"""
 
 from pathlib import Path
 
@@ -17,4 +21,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.execute(main, conf=Path(__file__).parent / "conf")
+    command.execute(main, "predict", conf=Path(__file__).parent / "conf", usage=__doc__)

@@ -1,4 +1,13 @@
-"""Train one network, or with -m many: `python train.py --help`."""
+"""Train one multi-layer perceptron, or many (-m), and record what came out.
+
+python train.py                                  the default: MNIST, two hidden layers
+python train.py model=deep optimizer.lr=3e-3     a group and a value replaced
+python train.py experiment=xor                   a preset
+python train.py resume=latest                    go on after an interruption
+python train.py -m seed=0,1,2                    several runs
+python train.py -m hparams_search=xor            a search
+python train.py --cfg job model=wide             show the configuration, run nothing
+"""
 
 from pathlib import Path
 
@@ -21,4 +30,4 @@ def main(cfg: DictConfig) -> float | list[float]:
 
 
 if __name__ == "__main__":
-    command.execute(main, conf=Path(__file__).parent / "conf")
+    command.execute(main, "train", conf=Path(__file__).parent / "conf", usage=__doc__)

@@ -269,12 +269,11 @@ class Store:
 
         A trial that has no run, since it ended before it opened one, is given one.
         """
-        study = self._client.get_run(run_id)
         children = self._children(run_id, f" and tags.`{TRIAL_NUMBER}` = '{number}'")
         if children:
             child = children[0]
         else:
-            name = str(study.info.run_name)
+            name = str(self._client.get_run(run_id).info.run_name)
             tags = {PARENT: run_id, TRIAL_STUDY: name, TRIAL_NUMBER: str(number)}
             child = self._client.create_run(self._experiment, None, tags, f"{name}-trial-{number}")
         self.set_tags(child.info.run_id, {OUTCOME: outcome} | ({REASON: reason} if reason else {}))
