@@ -330,7 +330,7 @@ BAD = {
     "data.val_size=1.5": "share",
     "data.val_size=5000000": "data.val_size=5000000",
     "data.noise=-1": "at least 0",
-    "data.bits=1": "2 to 20",
+    "data.bits=1": "from 2 to 20",
     "optimizer.lr=0": "above 0",
     "optimizer.lr=fast": "above 0",
     "optimizer.weight_decay=-1": "at least 0",
@@ -355,6 +355,13 @@ BAD = {
     "hydra.run.dir=/dev/null/x": "hydra.run.dir",
     "model.hidden=[3": "model.hidden=[3",
     "+unheard=of": "unheard",
+    "+model.bogus=1": "model",
+    "+regularization.bogus=1": "regularization",
+    "+dropout.bogus=1": "dropout",
+    "+schedule.bogus=1": "schedule",
+    "+trainer.bogus=1": "trainer",
+    "+trainer.max_steps=10": "trainer.max_epochs",
+    "monitor.metric=val/acc": "monitor.mode=min",
 }
 
 

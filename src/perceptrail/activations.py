@@ -115,7 +115,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "gelu": Activation(
         lambda x: 0.5 * x * (1 + np.tanh(_gelu_inner(x))),
         _gelu_slope,
-        (-0.17004, _INF),
+        (-0.17005, _INF),
         "GELU",
         {"approximate": "tanh"},
     ),

@@ -1,5 +1,7 @@
 """Objects out of the configuration: the only caller of `hydra.utils.instantiate`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -26,6 +28,17 @@ def build(node: DictConfig, *, key: str, **facts: Any) -> Any:
             raise cause from None
         reason = str(cause or error).strip().splitlines()[0]
         raise UserError(f"{key}: {reason}") from error
+
+
+@contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Say which part of the configuration was refused: a `UserError` instead of what was raised."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{key}: {str(error).strip().splitlines()[0]}") from error
 
 
 def dataset(cfg: DictConfig) -> Dataset:

@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from perceptrail.schedules import DROPOUT_SCHEDULES
 
 Row = dict[str, float]
 
+CURES = "try a lower optimizer.lr, regularization.gradient_clip=1, or model.norm=batch"
 BEST, LAST = "best.ckpt", "last.ckpt"
 
 
@@ -86,8 +88,13 @@ class StopOnDivergence(Callback):
             self._look(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the steps not yet seen."""
+        """Look at the steps not yet seen, and at what the last one made of the weights."""
         self._look(trainer, pl_module)
+        value = float(trainer.callback_metrics["val/loss"])
+        if not isfinite(value):
+            raise DivergenceError(
+                f"val/loss became {value} after epoch {trainer.current_epoch + 1}: {CURES}"
+            )
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -102,8 +109,7 @@ class StopOnDivergence(Callback):
             raise DivergenceError(
                 f"train/loss became {float(losses[first])} at step "
                 f"{pl_module.step - len(losses) + first} (epoch {trainer.current_epoch + 1}, "
-                f"learning rate {rate:.3g}): try a lower optimizer.lr, "
-                "regularization.gradient_clip=1, or model.norm=batch"
+                f"learning rate {rate:.3g}): {CURES}"
             )
         self._seen += len(unseen)
 
@@ -207,9 +213,9 @@ class Progress(Checkpoint):
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar, at the place where a resumed run goes on."""
-        if trainer.is_global_zero and sys.stderr.isatty():
+        if self._bar is None and trainer.is_global_zero and sys.stderr.isatty():
             assert isinstance(pl_module, Classifier)
             self._bar = tqdm(
                 total=pl_module.steps, initial=pl_module.step, unit="step", dynamic_ncols=True

@@ -98,12 +98,16 @@ class Classifier(pl.LightningModule):
         """Make one optimizer step for each batch of a chunk."""
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
+        shared = self.trainer.world_size > 1
         for x, y in chunk:
             for prepare in self.before_step:
                 prepare(self.step / self.steps)
             loss = self.loss(x, y)
             optimizer.zero_grad()
-            loss.backward()
+            if shared:  # Lightning has the processes agree on the gradient
+                self.manual_backward(loss)
+            else:
+                loss.backward()
             if self._gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self._gradient_clip)
             optimizer.step()

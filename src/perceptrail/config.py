@@ -43,8 +43,8 @@ def _is_integer(value: Any) -> bool:
 
 
 def _integer(low: int, high: float = float("inf")) -> Rule:
-    words = f"an integer of at least {low}" if high == float("inf") else f"{low} to {high:.0f}"
-    return Rule(words, lambda v: _is_integer(v) and low <= v <= high)
+    bounds = f"of at least {low}" if high == float("inf") else f"from {low} to {high:.0f}"
+    return Rule(f"an integer {bounds}", lambda v: _is_integer(v) and low <= v <= high)
 
 
 def _above(low: float) -> Rule:
@@ -67,6 +67,10 @@ def _activations() -> Rule:
     return _one_of(ACTIVATIONS)
 
 
+def _left_out(instead: str) -> Rule:
+    return Rule(f"left out: {instead}", lambda v: False)
+
+
 _SHARE = Rule("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1)
 _FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 _TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
@@ -86,7 +90,7 @@ _MIRRORS = Rule(
     "a list of URLs and folders, such as [/data/mnist]",
     lambda v: isinstance(v, ListConfig) and all(isinstance(m, str) for m in v),
 )
-_STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+_STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
 _STORE = Rule(
     "a database (sqlite:///path, postgresql://...) or the address of an MLflow server (http://...)",
     lambda v: isinstance(v, str) and urlsplit(v).scheme.partition("+")[0] in _STORES,
@@ -121,6 +125,8 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "optimizer.weight_decay": _at_least(0),
     "schedule.warmup": _SHARE,
     "schedule.final": Rule("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
+    "schedule.factor": Rule("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    "schedule.patience": _integer(0),
     "dropout.schedule": _one_of(DROPOUT_SCHEDULES),
     "dropout.start": _SHARE,
     "dropout.end": _SHARE,
@@ -131,6 +137,14 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "trainer.devices": _DEVICES,
     "trainer.max_epochs": _integer(1),
     "trainer.precision": _one_of(["32-true", "bf16-mixed"]),
+    "trainer.max_steps": _left_out("trainer.max_epochs says how long to train"),
+    "trainer.max_time": _left_out("trainer.max_epochs says how long to train"),
+    "trainer.gradient_clip_val": _left_out("regularization.gradient_clip does that"),
+    "trainer.accumulate_grad_batches": _left_out(
+        "data.batch_size says how large a step's batch is"
+    ),
+    "trainer.check_val_every_n_epoch": _left_out("every epoch is validated"),
+    "trainer.val_check_interval": _left_out("every epoch is validated"),
     "tracking.uri": _STORE.or_null(),
     "tracking.experiment": _TEXT.or_null(),
     "tracking.system_metrics": _FLAG,
@@ -162,6 +176,12 @@ def validate(cfg: DictConfig) -> None:
         if not rule.holds(value):
             hint = did_you_mean(str(value), rule.names)
             raise UserError(f"{key}={_shown(value)}: must be {rule.allowed}{hint}")
+    metric, mode = (OmegaConf.select(cfg, f"monitor.{name}") for name in ("metric", "mode"))
+    if metric and mode and (mode == "max") != metric.endswith("/acc"):
+        raise UserError(
+            f"monitor.mode={mode}: must be max for an accuracy and min for a loss; "
+            f"monitor.metric is {metric}"
+        )
 
 
 def _shown(value: Any) -> str:

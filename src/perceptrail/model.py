@@ -21,7 +21,7 @@ class MLP(nn.Module):
     Maps [batch, inputs] to logits [batch, outputs]. Raw inputs are standardised first, by `mean`
     and `std` of the training data, so that a stored model needs nothing but itself. Weights start
     as normal numbers of variance gain²/fan_in (He et al. 2015, arXiv:1502.01852, section 2.2), the
-    gain being the activation's; biases start at 0.
+    gain being that of the activation which a layer's inputs have gone through; biases start at 0.
     """
 
     def __init__(
@@ -52,13 +52,15 @@ class MLP(nn.Module):
         self.mean, self.std = mean, std
         f = ACTIVATIONS[activation]
         layers: list[nn.Module] = [nn.Dropout(input_dropout)]
+        gain = 1.0  # of what a layer's inputs have gone through: at first nothing
         for fan_in, width in pairwise([inputs, *hidden]):
-            layers.append(_linear(fan_in, width, gain=f.gain))
+            layers.append(_linear(fan_in, width, gain=gain))
+            gain = f.gain
             if norm is not None:
                 layers.append(NORMS[norm](width))
             layers.append(getattr(nn, f.module)(**f.options))
             layers.append(nn.Dropout(dropout))
-        layers.append(_linear([inputs, *hidden][-1], outputs, gain=1.0))
+        layers.append(_linear([inputs, *hidden][-1], outputs, gain=gain))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -12,6 +12,11 @@ def _half_cosine(t: float) -> float:
     return (1 - cos(pi * t)) / 2
 
 
+def constant(t: float) -> float:
+    """The base rate, all the time."""
+    return 1.0
+
+
 def cosine(t: float, *, warmup: float = 0.0, final: float = 0.0) -> float:
     """A linear rise to 1 over the first `warmup` of training, then half a cosine down to `final`.
 

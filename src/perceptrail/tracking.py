@@ -264,6 +264,10 @@ class Store:
             return str(found[0].info.run_id) if found else parent
         return known[parent]
 
+    def in_study(self, key: str, method: str, *args: Any, **kwargs: Any) -> None:
+        """Call a method for the run of the study with this key."""
+        getattr(self, method)(self._study_id(key), *args, **kwargs)
+
     def mark_trial(self, run_id: str, number: int, *, outcome: str, reason: str = "") -> None:
         """Say on the run of a study's trial how that ended: COMPLETE, PRUNED, FAILED or KILLED.
 

@@ -27,11 +27,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException, SIGTERMException
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.backends import mps
 
 from perceptrail import config, gallery, recorder, runs
-from perceptrail.build import USE, build, dataset
+from perceptrail.build import USE, build, dataset, naming
 from perceptrail.callbacks import (
     BEST,
     LAST,
@@ -83,14 +83,22 @@ def run(cfg: DictConfig) -> float | list[float]:
         dataset(cfg), seed=cfg.seed, chunk=_chunk(cfg), **{key: cfg.data[key] for key in USE}
     )
     data.setup("fit")
-    network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **cfg.model)
-    classifier = Classifier(
-        network,
-        optimizer=_optimizer(cfg, network),
-        schedule=build(cfg.schedule, key="schedule") if cfg.schedule._target_ else None,
-        monitor=cfg.monitor.metric,
-        **cfg.regularization,
-    )
+    if cfg.model.norm == "batch" and data.n_train % data.batch_size == 1:
+        raise UserError(
+            f"data.batch_size={data.batch_size}: leaves one of the {data.n_train} examples alone "
+            "in the last batch, which model.norm=batch cannot be trained on; take another size"
+        )
+    with naming("model"):
+        network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **cfg.model)
+    optimizer, schedule = _optimizer(cfg, network)
+    with naming("regularization"):
+        classifier = Classifier(
+            network,
+            optimizer=optimizer,
+            schedule=schedule,
+            monitor=cfg.monitor.metric,
+            **cfg.regularization,
+        )
     history = History()
     checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
     pruning = _pruning(cfg)
@@ -224,20 +232,22 @@ def _chunk(cfg: DictConfig) -> int:
     return 1 if counted or cfg.trainer.devices != 1 else CHUNK
 
 
-def _optimizer(cfg: DictConfig, network: MLP) -> Any:
+def _optimizer(cfg: DictConfig, network: MLP) -> tuple[Any, Any]:
+    """What makes the optimizer, and the schedule; both tried, so that they work later."""
     make = build(cfg.optimizer, key="optimizer")
-    try:
-        make(network.parameters())
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optimizer: {error}") from error
-    return make
+    with naming("optimizer"):
+        optimizer = make(network.parameters())
+    schedule = build(cfg.schedule, key="schedule")
+    with naming("schedule"):
+        schedule(optimizer if isinstance(schedule.func, type) else 0.0)
+    return make, schedule
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
     chosen = [build(node, key=f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    if cfg.dropout.schedule != "constant":
-        chosen.append(ScheduledDropout(**cfg.dropout))
-    return [EpochSeed(cfg.seed), *chosen, StopOnDivergence()]
+    with naming("dropout"):
+        dropout = ScheduledDropout(**cfg.dropout)
+    return [EpochSeed(cfg.seed), *chosen, dropout, StopOnDivergence()]
 
 
 def _pruning(cfg: DictConfig) -> "list[Pruning]":
@@ -255,20 +265,17 @@ def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> p
     if not present.get(wanted, True):
         there = ", ".join(name for name, is_there in present.items() if is_there)
         raise UserError(f"trainer.accelerator={wanted}: this machine has none; use {there}")
-    try:
-        trainer: pl.Trainer = build(
-            cfg.trainer,
-            key="trainer",
-            callbacks=list(callbacks),
-            default_root_dir=run_dir,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=0,
-        )
-    except MisconfigurationException as error:
-        raise UserError(f"trainer: {error}") from error
+    trainer: pl.Trainer = build(
+        cfg.trainer,
+        key="trainer",
+        callbacks=list(callbacks),
+        default_root_dir=run_dir,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
     return trainer
 
 
