@@ -21,7 +21,7 @@ ui: $(VENV)/.run  ## Look at the runs in MLflow's pages
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
 
 test: $(VENV)/.dev  ## Run all tests: make test ARGS="-m 'not slow'"
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n 2 $(ARGS)
 
 lint: $(VENV)/.dev  ## Style, types, and imports that only point down
 	$(VENV)/bin/ruff check .

@@ -1,10 +1,15 @@
 """What several test modules need."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from perceptrail.data.fetch import fetch
+
+# For this process, before it imports PyTorch, and for all that it starts: the networks are tiny,
+# and a second thread would cost more than it gives.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

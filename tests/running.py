@@ -7,9 +7,6 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-# The networks here are tiny: a second thread would cost more than it gives.
-os.environ["OMP_NUM_THREADS"] = "1"
-
 ROOT = Path(__file__).parent.parent
 _context = get_context("forkserver")
 _context.set_forkserver_preload(["perceptrail.training", "tests.running"])
