@@ -201,8 +201,8 @@ def test_killed_and_resumed_is_as_never_interrupted(tmp_path):
     command = Command("train.py", *options, "hydra.run.dir=outputs/x/killed", cwd=tmp_path)
     run_dir = tmp_path / "outputs" / "x" / "killed"
     wait_for((run_dir / "run.json").exists)
-    for kill in range(6):
-        more = int(random.integers(0, 20))  # 0: before the first epoch has ended
+    for kill in range(10):
+        more = int(random.integers(0, 12))  # 0: before the first epoch has ended
         goal = more and first_epoch(command) + more
         wait_for(lambda: epochs_done(command.output) >= goal or command.code is not None)  # noqa: B023
         if kill % 3 == 2:

@@ -1,58 +1,46 @@
 """The one place where a run is wired together: data, network, training, records."""
 
-import csv
 import logging
 import os
 import random
-import shlex
 import signal
-import subprocess
-import sys
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from getpass import getuser
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch.backends import mps
 
-from perceptrail import config, gallery, recorder, runs
+from perceptrail import config, recorder, runs
 from perceptrail.build import USE, build, dataset, naming
 from perceptrail.callbacks import (
-    BEST,
     LAST,
     Checkpoints,
     EpochSeed,
     History,
-    Row,
     ScheduledDropout,
     StopOnDivergence,
 )
 from perceptrail.classifier import Classifier
+from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
 from perceptrail.model import MLP
-from perceptrail.prediction import judge
+from perceptrail.provenance import flat, origin
 from perceptrail.recorder import RunLog
 
 if TYPE_CHECKING:
     from perceptrail.search.pruning import Pruning
 
-HISTORY = "history.csv"
 CHUNK = 64  # steps between two looks of Lightning and its callbacks
 
 # Noise about what is meant: a run directory with Hydra's files in it; a rename within PyTorch.
@@ -73,7 +61,7 @@ def run(cfg: DictConfig) -> float | list[float]:
     `optuna.TrialPruned` when the search that the run belongs to has given it up.
     """
     config.validate(cfg)
-    clock = _Clock()
+    clock = Clock()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
@@ -114,83 +102,12 @@ def run(cfg: DictConfig) -> float | list[float]:
         clock.start_fit()
         fit()
         clock.end_fit()
-        reached = _conclude(_Trained(cfg, run_dir, data, network, history.rows), log, clock)
+        reached = conclude(Trained(cfg, run_dir, data, network, history.rows), log, clock)
     for callback in pruning:
         callback.raise_if_pruned()
     if cfg.objectives is None:
         return reached[cfg.monitor.metric]
     return [reached[name] for name in cfg.objectives]
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """What a training leaves in memory."""
-
-    cfg: DictConfig
-    run_dir: Path
-    data: DataModule
-    network: MLP
-    rows: list[Row]
-
-
-def _conclude(trained: _Trained, log: RunLog, clock: "_Clock") -> dict[str, float]:
-    """Judge the best weights on the validation data; write and record all there is to keep.
-
-    Returns what an objective can be: the best value of each metric, and the parameters' number.
-    """
-    run_dir, rows = trained.run_dir, trained.rows
-    data, network, monitor = trained.data, trained.network, trained.cfg.monitor.metric
-    best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
-    weights = {k.removeprefix("network."): v for k, v in best["state_dict"].items()}
-    network.cpu().load_state_dict(weights)
-    best_epoch, step = int(best["epoch"]) + 1, int(rows[-1]["step"])
-    x, y = (part.cpu().numpy() for part in data.val)
-    judgement = judge(network, x, y)
-    network.save(run_dir / runs.MODEL, classes=data.classes, shape=data.shape)
-    model = str(run_dir / runs.MODEL)
-    log.post("log_model", model, classes=list(data.classes), inputs=data.inputs)
-
-    folder = run_dir / "figures"
-    drawn = [
-        *gallery.draw_training(folder, network, rows, best_epoch=best_epoch, shape=data.shape),
-        *gallery.draw_judgement(folder, network, x, y, judgement, dataset=data.dataset),
-    ]
-    _write_history(run_dir / HISTORY, rows)
-    log.post("log_files", [str(path) for path in drawn], folder="figures")
-    log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
-    reached = _extremes(rows)
-    extremes = {f"best/{name}": value for name, value in reached.items()}
-    log.post("log_metrics", extremes, step=step)
-    log.call("ping")
-
-    times = clock.read()
-    log.post("log_metrics", times, step=step)
-    speed = median(row["train/samples_per_second"] for row in rows)
-    own = {"run_id": log.run_id, "best_epoch": best_epoch, "train/samples_per_second": speed}
-    runs.write_json(run_dir / runs.METRICS, {**rows[-1], **extremes, **times, **own})
-    log.call("log_files", [str(run_dir / runs.METRICS)])
-    shown = runs.shown(run_dir)
-    summary = (
-        f"{monitor} {reached[monitor]:.4f}, "
-        f"validation accuracy {judgement.accuracy:.2%} (epoch {best_epoch} of {len(rows)})\n"
-        f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
-        f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all"
-    )
-    log.call("set_tags", {"mlflow.note.content": summary.replace("\n", "\n\n") + _pointers(shown)})
-    print(
-        f"\n{summary}\n"
-        f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
-        f"next: python evaluate.py run={shown}" + ("   or   make ui" if log.run_id else "")
-    )
-    return {**reached, "parameters": float(network.parameter_count)}
-
-
-def _pointers(run_dir: Path) -> str:
-    """Where to go from a run's page, in Markdown."""
-    return (
-        "\n\nThe figures are under Artifacts, the curves under Model metrics. On the test data: "
-        f"`python evaluate.py run={run_dir}`; the same training again: the command among the tags."
-    )
 
 
 @contextmanager
@@ -203,27 +120,6 @@ def _interruptible(run_dir: Path) -> Iterator[None]:
         if isinstance(stop, SIGTERMException):
             raise SystemExit(128 + signal.SIGTERM) from None
         raise KeyboardInterrupt from None
-
-
-class _Clock:
-    """The seconds of a run: from the start of the process, or of the job in a multirun."""
-
-    def __init__(self) -> None:
-        single = HydraConfig.get().mode == RunMode.RUN
-        self._start = psutil.Process().create_time() if single else time.time()
-
-    def start_fit(self) -> None:
-        self._fit = time.time()
-
-    def end_fit(self) -> None:
-        self._end = time.time()
-
-    def read(self) -> dict[str, float]:
-        return {
-            "time/startup_s": self._fit - self._start,
-            "time/fit_s": self._end - self._fit,
-            "time/total_s": time.time() - self._start,
-        }
 
 
 def _chunk(cfg: DictConfig) -> int:
@@ -288,7 +184,7 @@ def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunL
         return
     line = recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
     choices = HydraConfig.get().runtime.choices
-    tags, texts = _provenance()
+    tags, texts = origin()
     if cfg.trial is not None:
         tags |= {"trial.study": cfg.trial.study, "trial.number": str(cfg.trial.number)}
     run_id = line.call(
@@ -305,7 +201,7 @@ def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunL
     runs.write_json(run_dir / runs.RECORD, {**record, "run_id": run_id, **store})
     log = RunLog(line, run_id)
     secret = ("trial.storage",)  # may hold a password
-    log.post("log_params", {k: v for k, v in _flat(cfg).items() if k not in secret})
+    log.post("log_params", {k: v for k, v in flat(cfg).items() if k not in secret})
     log.post("log_texts", texts)
     log.post("log_files", [str(path) for path in (run_dir / ".hydra").iterdir()], folder="config")
     log.post("log_environment")
@@ -323,67 +219,3 @@ def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunL
         log.call("close_run", status=status, note=f"{status}: {error}")
         raise
     log.call("close_run", status="FINISHED")
-
-
-def _provenance() -> tuple[dict[str, str], dict[str, str]]:
-    """Where a run comes from: tags, and texts to be stored as files."""
-    command = shlex.join([Path(sys.executable).name, *sys.argv])
-    source = Path(sys.argv[0])
-    tags = {"mlflow.source.name": source.name, "mlflow.user": getuser(), "command": command}
-    texts = {"environment/command.txt": command + "\n"}
-    commit = _git("rev-parse", "HEAD").strip()
-    if commit:
-        tags["mlflow.source.git.commit"] = commit
-        diff = _git("diff", "HEAD")
-        tags["git.dirty"] = str(bool(diff)).lower()
-        if diff:
-            texts["environment/uncommitted.diff"] = diff
-    if torch.cuda.is_available():
-        tags["machine.gpu"] = torch.cuda.get_device_name()
-    return tags, texts
-
-
-def _git(*arguments: str) -> str:
-    try:
-        ended = subprocess.run(
-            ["git", "-C", str(Path(sys.argv[0]).parent), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            errors="replace",
-        )
-    except FileNotFoundError:
-        return ""
-    return ended.stdout if ended.returncode == 0 else ""
-
-
-def _flat(cfg: DictConfig) -> dict[str, str]:
-    """Every value of the configuration by its dotted key, as text."""
-
-    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
-        for key, value in node.items():
-            if isinstance(value, dict):
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", str(value)
-
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(resolved, dict)
-    return dict(leaves(resolved, ""))  # type: ignore[arg-type]
-
-
-def _extremes(rows: Sequence[Row]) -> dict[str, float]:
-    """The best value of each loss and accuracy over the epochs."""
-    names = [name for name in rows[-1] if name.endswith(("/loss", "/acc"))]
-    return {
-        name: (min if name.endswith("/loss") else max)(row[name] for row in rows if name in row)
-        for name in names
-    }
-
-
-def _write_history(path: Path, rows: Sequence[Row]) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with path.open("w", newline="") as file:
-        table = csv.DictWriter(file, names)
-        table.writeheader()
-        table.writerows(rows)

@@ -1,0 +1,135 @@
+"""The end of a run: the best weights judged, everything kept and recorded, a summary."""
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from perceptrail import gallery, runs
+from perceptrail.callbacks import BEST, Row
+from perceptrail.data.module import DataModule
+from perceptrail.model import MLP
+from perceptrail.prediction import judge
+from perceptrail.recorder import RunLog
+
+HISTORY = "history.csv"
+
+
+class Clock:
+    """The seconds of a run: from the start of the process, or of the job in a multirun."""
+
+    def __init__(self) -> None:
+        single = HydraConfig.get().mode == RunMode.RUN
+        self._start = psutil.Process().create_time() if single else time.time()
+
+    def start_fit(self) -> None:
+        """The training begins."""
+        self._fit = time.time()
+
+    def end_fit(self) -> None:
+        """The training has ended."""
+        self._end = time.time()
+
+    def read(self) -> dict[str, float]:
+        """The seconds so far, as metrics."""
+        return {
+            "time/startup_s": self._fit - self._start,
+            "time/fit_s": self._end - self._fit,
+            "time/total_s": time.time() - self._start,
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves in memory."""
+
+    cfg: DictConfig
+    run_dir: Path
+    data: DataModule
+    network: MLP
+    rows: list[Row]
+
+
+def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
+    """Judge the best weights on the validation data; write and record all there is to keep.
+
+    Returns what an objective can be: the best value of each metric, and the parameters' number.
+    """
+    run_dir, rows = trained.run_dir, trained.rows
+    data, network, monitor = trained.data, trained.network, trained.cfg.monitor.metric
+    best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
+    weights = {k.removeprefix("network."): v for k, v in best["state_dict"].items()}
+    network.cpu().load_state_dict(weights)
+    best_epoch, step = int(best["epoch"]) + 1, int(rows[-1]["step"])
+    x, y = (part.cpu().numpy() for part in data.val)
+    judgement = judge(network, x, y)
+    network.save(run_dir / runs.MODEL, classes=data.classes, shape=data.shape)
+    model = str(run_dir / runs.MODEL)
+    log.post("log_model", model, classes=list(data.classes), inputs=data.inputs)
+
+    folder = run_dir / "figures"
+    drawn = [
+        *gallery.draw_training(folder, network, rows, best_epoch=best_epoch, shape=data.shape),
+        *gallery.draw_judgement(folder, network, x, y, judgement, dataset=data.dataset),
+    ]
+    _write_history(run_dir / HISTORY, rows)
+    log.post("log_files", [str(path) for path in drawn], folder="figures")
+    log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
+    reached = _extremes(rows)
+    extremes = {f"best/{name}": value for name, value in reached.items()}
+    log.post("log_metrics", extremes, step=step)
+    log.call("ping")
+
+    times = clock.read()
+    log.post("log_metrics", times, step=step)
+    speed = median(row["train/samples_per_second"] for row in rows)
+    own = {"run_id": log.run_id, "best_epoch": best_epoch, "train/samples_per_second": speed}
+    runs.write_json(run_dir / runs.METRICS, {**rows[-1], **extremes, **times, **own})
+    log.call("log_files", [str(run_dir / runs.METRICS)])
+    shown = runs.shown(run_dir)
+    summary = (
+        f"{monitor} {reached[monitor]:.4f}, "
+        f"validation accuracy {judgement.accuracy:.2%} (epoch {best_epoch} of {len(rows)})\n"
+        f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
+        f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all"
+    )
+    log.call("set_tags", {"mlflow.note.content": summary.replace("\n", "\n\n") + _pointers(shown)})
+    print(
+        f"\n{summary}\n"
+        f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
+        f"next: python evaluate.py run={shown}" + ("   or   make ui" if log.run_id else "")
+    )
+    return {**reached, "parameters": float(network.parameter_count)}
+
+
+def _pointers(run_dir: Path) -> str:
+    """Where to go from a run's page, in Markdown."""
+    return (
+        "\n\nThe figures are under Artifacts, the curves under Model metrics. On the test data: "
+        f"`python evaluate.py run={run_dir}`; the same training again: the command among the tags."
+    )
+
+
+def _extremes(rows: Sequence[Row]) -> dict[str, float]:
+    """The best value of each loss and accuracy over the epochs."""
+    names = [name for name in rows[-1] if name.endswith(("/loss", "/acc"))]
+    return {
+        name: (min if name.endswith("/loss") else max)(row[name] for row in rows if name in row)
+        for name in names
+    }
+
+
+def _write_history(path: Path, rows: Sequence[Row]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, names)
+        table.writeheader()
+        table.writerows(rows)

@@ -1,0 +1,59 @@
+"""Where a run comes from: the command, the commit and what was not committed, the configuration."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from getpass import getuser
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+
+def origin() -> tuple[dict[str, str], dict[str, str]]:
+    """Where a run comes from: tags, and texts to be stored as files."""
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    source = Path(sys.argv[0])
+    tags = {"mlflow.source.name": source.name, "mlflow.user": getuser(), "command": command}
+    texts = {"environment/command.txt": command + "\n"}
+    commit = _git("rev-parse", "HEAD").strip()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+        diff = _git("diff", "HEAD")
+        tags["git.dirty"] = str(bool(diff)).lower()
+        if diff:
+            texts["environment/uncommitted.diff"] = diff
+    if torch.cuda.is_available():
+        tags["machine.gpu"] = torch.cuda.get_device_name()
+    return tags, texts
+
+
+def _git(*arguments: str) -> str:
+    try:
+        ended = subprocess.run(
+            ["git", "-C", str(Path(sys.argv[0]).parent), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            errors="replace",
+        )
+    except FileNotFoundError:
+        return ""
+    return ended.stdout if ended.returncode == 0 else ""
+
+
+def flat(cfg: DictConfig) -> dict[str, str]:
+    """Every value of the configuration by its dotted key, as text."""
+
+    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:
+        for key, value in node.items():
+            if isinstance(value, dict):
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", str(value)
+
+    resolved = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(resolved, dict)
+    return dict(leaves(resolved, ""))  # type: ignore[arg-type]
