@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate test lint bench ui pins clean
+.PHONY: help setup train evaluate test lint bench ui dashboard pins clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -19,6 +19,10 @@ evaluate: $(VENV)/.run  ## Test a run: make evaluate ARGS="run=best"
 
 ui: $(VENV)/.run  ## Look at the runs in MLflow's pages
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
+
+STUDY ?= searches/xor/study.journal
+dashboard: $(VENV)/.dev  ## Look at a search: make dashboard STUDY=searches/NAME/study.journal
+	$(VENV)/bin/optuna-dashboard $(STUDY) $(ARGS)
 
 test: $(VENV)/.dev  ## Run all tests: make test ARGS="-m 'not slow'"
 	$(PYTHON) -m pytest -n 2 $(ARGS)

@@ -51,7 +51,31 @@ TRIAL_STUDY, TRIAL_NUMBER = "trial.study", "trial.number"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
 PARENT = "mlflow.parentRunId"
 SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow")  # what the logged model needs
-SECONDS_BETWEEN_SYSTEM_METRICS = 2.0
+SECONDS_BETWEEN_SAMPLES, BATCH_OF_SAMPLES = 2.0, 150  # of the machine's load
+
+
+class _LoadMonitor(SystemMetricsMonitor):
+    """MLflow's monitor with a loop that leaves the processors to the training.
+
+    MLflow's own reads the run from the store and writes to it at every sample; this one writes
+    every half minute.
+    """
+
+    def monitor(self) -> None:
+        """Sample every two seconds."""
+        client, samples = MlflowClient(self._tracking_uri), []
+        ended = False
+        while not ended:
+            ended = self._shutdown_event.wait(SECONDS_BETWEEN_SAMPLES)
+            self.collect_metrics()
+            now, load = time.time_ns() // 1_000_000, self.aggregate_metrics()
+            samples += [Metric(f"system/{k}", v, now, self._logging_step) for k, v in load.items()]
+            self._logging_step += 1
+            for source in self.monitors:
+                source.clear_metrics()
+            if ended or len(samples) >= BATCH_OF_SAMPLES:
+                client.log_batch(self._run_id, metrics=samples)
+                samples = []
 
 
 class Store:
@@ -65,7 +89,7 @@ class Store:
         self._database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite") else None
         self._steps: dict[str, set[int]] = {}  # of each open run: the epochs' steps it holds
         self._locks: dict[str, FileLock] = {}
-        self._monitors: dict[str, SystemMetricsMonitor] = {}
+        self._monitors: dict[str, _LoadMonitor] = {}
         self._studies: dict[str, tuple[str, str]] = {}  # of each open study: key, tag of its owner
         mlflow.set_tracking_uri(uri)
         try:
@@ -132,12 +156,7 @@ class Store:
         self._locks[run_id] = lock
         self.set_tags(run_id, own | {f"resumed.{k}" if found else k: v for k, v in tags.items()})
         if system_metrics:
-            monitor = SystemMetricsMonitor(
-                run_id,
-                sampling_interval=SECONDS_BETWEEN_SYSTEM_METRICS,
-                resume_logging=bool(found),
-                tracking_uri=self._uri,
-            )
+            monitor = _LoadMonitor(run_id, resume_logging=bool(found), tracking_uri=self._uri)
             monitor.start()
             self._monitors[run_id] = monitor
         return run_id

@@ -1,0 +1,1 @@
+"""Hyperparameter search: an Optuna sweeper for Hydra's multirun."""

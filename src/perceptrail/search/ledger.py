@@ -1,0 +1,209 @@
+"""Who runs which trial: claims that hold between processes, and what the dead have left behind.
+
+All of it is read from the storage each time, so any process can be killed at any moment and any
+other goes on. Of several processes that claim at once, the lower trial number wins and the others
+withdraw. `n_trials` counts the trials that are COMPLETE, PRUNED or still under way.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import optuna
+import psutil
+from optuna import Study, Trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from perceptrail.search.sampling import FIXED, Exhausted, Proposer, suggest
+
+OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN = (
+    "owner",  # the process that runs the trial
+    "rerun_of",  # the trial whose parameters it repeats
+    "start",  # which of the given starting points it is
+    "reason",  # why it failed
+    "lost",  # whether it was stopped, by no fault of its own
+    "again",  # its parameters are to be run again
+    "withdrawn",  # another process had already claimed the last place
+)
+ALIVE = "alive:"
+BEAT_S, DEAD_AFTER_S = 15, 90
+
+
+class Ledger:
+    """The trials of a study, as one of the processes that run them."""
+
+    def __init__(
+        self,
+        study: Study,
+        proposer: Proposer,
+        *,
+        n_trials: int | None,
+        starts: Sequence[Mapping[str, Any]] = (),
+        retries: int = 0,
+    ) -> None:
+        self.study, self._proposer = study, proposer
+        self._n_trials, self._starts, self._retries = n_trials, starts, retries
+        self._owner = f"{socket.gethostname()}:{_process(os.getpid())}"
+        self._stop = threading.Event()
+        self._beat()
+        threading.Thread(target=self._beat_on, daemon=True).start()
+
+    def close(self) -> None:
+        """Show no further sign of life."""
+        self._stop.set()
+
+    @property
+    def total(self) -> int:
+        """How many trials the study shall have."""
+        points = self._proposer.points
+        bounds = [n for n in (self._n_trials, None if points is None else len(points)) if n]
+        return min(bounds)
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials that count for something."""
+        found = self.study.get_trials(deepcopy=False)
+        return [t for t in found if WITHDRAWN not in t.user_attrs]
+
+    def claim(self) -> Trial | None:
+        """The next trial for this process, its parameters drawn; None when there is none left."""
+        trials = self.trials()
+        if len(_spoken_for(trials)) >= self.total:
+            return None
+        attrs, fixed = self._next(trials)
+        if not attrs and self._is_exhausted():
+            return None
+        storage, study_id = self.study._storage, self.study._study_id
+        # Not Study.ask, which would first have to queue the trial: the owner has to be there from
+        # the first moment, or a process that starts now would take it for left behind.
+        now = create_trial(
+            state=TrialState.RUNNING,
+            user_attrs=attrs | {OWNER: self._owner},
+            system_attrs={FIXED: fixed} if fixed else {},
+        )
+        trial_id = storage.create_new_trial(study_id, template_trial=now)
+        number = storage.get_trial(trial_id).number
+        if not self._wins(number, attrs):
+            self.settle(number, TrialState.FAIL, attrs={WITHDRAWN: True})
+            return self.claim()
+        study = optuna.load_study(
+            study_name=self.study.study_name,
+            storage=storage,
+            sampler=self._proposer.sampler(self._place(number)),
+            pruner=self.study.pruner,
+        )
+        trial = Trial(study, trial_id)
+        try:
+            self._proposer.space.draw(partial(suggest, trial))
+        except Exhausted:
+            self.settle(number, TrialState.FAIL, attrs={WITHDRAWN: True})
+            return None
+        except BaseException as error:
+            self.fail(number, f"{type(error).__name__} while its parameters were drawn", lost=True)
+            raise
+        return trial
+
+    def settle(
+        self,
+        number: int,
+        state: TrialState,
+        values: Sequence[float] | None = None,
+        *,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write how a trial has ended, unless somebody else did."""
+        storage = self.study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        try:
+            for key, value in (attrs or {}).items():
+                storage.set_trial_user_attr(trial_id, key, value)
+            self.study.tell(number, values, state, skip_if_finished=True)
+        except UpdateFinishedTrialError:
+            pass
+
+    def fail(self, number: int, reason: str, *, lost: bool = False) -> None:
+        """End a trial as FAILED; the parameters of a lost one, or of a retry, will run again."""
+        again = lost or len(self._lineage(number)) <= self._retries
+        attrs = {REASON: reason, AGAIN: again, LOST: lost}
+        self.settle(number, TrialState.FAIL, attrs=attrs)
+
+    def repair(self) -> list[int]:
+        """End the trials of dead processes as FAILED, to be run again; their numbers."""
+        return self._lose("the process that ran it died", lambda owner: not self._is_alive(owner))
+
+    def abandon(self, reason: str) -> list[int]:
+        """End this process's own trials as FAILED, to be run again; their numbers."""
+        return self._lose(reason, lambda owner: owner == self._owner)
+
+    def _lose(self, reason: str, is_lost: Callable[[str], bool]) -> list[int]:
+        running = [t for t in self.trials() if t.state == TrialState.RUNNING]
+        lost = [t.number for t in running if is_lost(str(t.user_attrs.get(OWNER)))]
+        for number in lost:
+            self.fail(number, reason, lost=True)
+        return lost
+
+    def _next(self, trials: Sequence[FrozenTrial]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the next trial is marked with, and the parameters that it has to have."""
+        taken = {t.user_attrs.get(RERUN) for t in trials}
+        for trial in trials:
+            if trial.user_attrs.get(AGAIN) and trial.number not in taken:
+                fixed = trial.system_attrs.get(FIXED, {}) | trial.params
+                return {RERUN: trial.number}, fixed
+        started = {t.user_attrs.get(START) for t in trials}
+        for i, point in enumerate(self._starts):
+            if i not in started:
+                return {START: i}, dict(point)
+        return {}, {}
+
+    def _is_exhausted(self) -> bool:
+        points = self._proposer.points
+        number = len(self.study.get_trials(deepcopy=False))
+        return points is not None and self._place(number) >= len(points)
+
+    def _wins(self, number: int, attrs: Mapping[str, Any]) -> bool:
+        earlier = [t for t in self.trials() if t.number < number]
+        same = [t for t in earlier if attrs and attrs.items() <= t.user_attrs.items()]
+        return not same and len(_spoken_for(earlier)) < self.total
+
+    def _place(self, number: int) -> int:
+        """The trial's place in the order of proposals, which reruns do not change."""
+        trials = self.study.get_trials(deepcopy=False)
+        first = self._lineage(number)[-1] if number < len(trials) else number
+        return sum(RERUN not in t.user_attrs for t in trials[:first])
+
+    def _lineage(self, number: int) -> list[int]:
+        """The trial itself, the one that it repeats, the one which that repeats, and so on."""
+        trials, line = self.study.get_trials(deepcopy=False), [number]
+        while (before := trials[line[-1]].user_attrs.get(RERUN)) is not None:
+            line.append(before)
+        return line
+
+    def _beat(self) -> None:
+        self.study.set_user_attr(ALIVE + self._owner, time.time())
+
+    def _beat_on(self) -> None:
+        while not self._stop.wait(BEAT_S):
+            self._beat()
+
+    def _is_alive(self, owner: str) -> bool:
+        host, _, process = owner.partition(":")
+        if host == socket.gethostname():
+            return process == _process(int(process.partition("@")[0]))
+        beat: float = self.study.user_attrs.get(ALIVE + owner, 0.0)
+        return time.time() - beat < DEAD_AFTER_S
+
+
+def _spoken_for(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [t for t in trials if t.state != TrialState.FAIL]
+
+
+def _process(pid: int) -> str:
+    """A process of this machine, by number and start, since numbers are used again."""
+    try:
+        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""

@@ -1,0 +1,154 @@
+"""What is tried next: any Optuna sampler, kept to points that the constraints allow.
+
+Each trial gets a sampler of its own, seeded by the study's seed and the trial's place, so a search
+that was interrupted goes on as it would have, and parallel processes never draw alike.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from optuna import Study, Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler
+from optuna.trial import FrozenTrial
+
+from perceptrail.errors import UserError
+from perceptrail.search.domains import Values
+from perceptrail.search.space import Space
+from perceptrail.search.storage import build
+
+ATTEMPTS = 1000
+FIXED = "fixed_params"  # where Optuna keeps the values that an enqueued trial shall have
+
+
+class Exhausted(Exception):  # noqa: N818  (an outcome, not an error)
+    """Every point of a finite space has been tried."""
+
+
+class Exhaustive(RandomSampler):
+    """Every point of a finite space, once: in the order of the space, or shuffled.
+
+    Unlike Optuna's own grid, it takes its points from the space, conditions included, and which
+    trial gets which point depends on nothing but its place: no point is tried twice in parallel.
+    """
+
+    def __init__(self, *, shuffle: bool = False, seed: int | None = None) -> None:
+        super().__init__(seed)
+        self._shuffle, self._seed = shuffle, seed
+
+    def point(self, points: Sequence[Values], place: int) -> Values:
+        """The point for the trial at a place, counted from 0."""
+        if place >= len(points):
+            raise Exhausted
+        order = list(range(len(points)))
+        if self._shuffle:
+            random.Random(self._seed).shuffle(order)
+        return points[order[place]]
+
+
+class Proposer:
+    """Makes each trial's sampler: `feasible` tells whether a point may be tried at all."""
+
+    def __init__(
+        self,
+        space: Space,
+        spec: Mapping[str, Any],
+        *,
+        seed: int,
+        feasible: Callable[[Values], bool],
+    ) -> None:
+        self.space, self.feasible = space, feasible
+        self._spec, self._seed = spec, seed
+        self.base = build(BaseSampler, spec, seed=seed)
+        self.points: list[Values] | None = None
+        if isinstance(self.base, Exhaustive):
+            self.points = [point for point in space.points() if feasible(space.redraw(point))]
+
+    def sampler(self, place: int) -> BaseSampler:
+        """The sampler of the trial at a place, counted from 0."""
+        seed = int(np.random.SeedSequence((self._seed, place)).generate_state(1)[0])
+        if isinstance(self.base, Exhaustive | QMCSampler):  # one sequence for the whole study
+            given = {"seed": self._seed, "independent_sampler": RandomSampler(seed)}
+        else:
+            given = {"seed": seed}
+        return _Proposal(build(BaseSampler, self._spec, **given), place, self)
+
+
+class _Proposal(BaseSampler):
+    """One trial's sampler: draws all parameters at once, again until they are feasible."""
+
+    def __init__(self, inner: BaseSampler, place: int, proposer: Proposer) -> None:
+        self._inner, self._place, self._proposer = inner, place, proposer
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """All that may be drawn is drawn together."""
+        return self._proposer.space.distributions()
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Values:
+        """A point that is feasible."""
+        if self._proposer.points is not None:
+            assert isinstance(self._inner, Exhaustive)
+            return self._inner.point(self._proposer.points, self._place)
+        if isinstance(self._inner, CmaEsSampler):  # it mixes the number into its seed
+            trial = copy.copy(trial)
+            trial.number = self._place
+        for _ in range(ATTEMPTS):
+            drawn = self._draw(study, trial)
+            if self._proposer.feasible(self._proposer.space.redraw(drawn)):
+                return drawn
+        raise UserError(
+            f"hydra.sweeper.constraints: {ATTEMPTS} points in a row break them; "
+            "loosen the constraints or narrow the space"
+        )
+
+    def _draw(self, study: Study, trial: FrozenTrial) -> Values:
+        inner_space = self._inner.infer_relative_search_space(study, trial)
+        known = self._inner.sample_relative(study, trial, inner_space)
+        known |= trial.system_attrs.get(FIXED, {})
+        drawn: Values = {}
+
+        def suggest(name: str, distribution: BaseDistribution) -> Any:
+            if name not in known:
+                known[name] = self.sample_independent(study, trial, name, distribution)
+            drawn[name] = known[name]
+            return drawn[name]
+
+        self._proposer.space.draw(suggest)
+        return drawn
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """A parameter outside the space, which a hook asks for."""
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """What the sampler does before a trial."""
+        self._inner.before_trial(study, trial)
+
+
+def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """Draw one parameter of a trial, and store it."""
+    d = distribution
+    if isinstance(d, CategoricalDistribution):
+        return trial.suggest_categorical(name, d.choices)
+    if isinstance(d, IntDistribution):
+        return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+    assert isinstance(d, FloatDistribution)
+    return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)

@@ -1,0 +1,60 @@
+"""Running searches of the application in this folder, in this process or as a command."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from optuna import Study
+
+from perceptrail.search.storage import open_storage
+
+HERE = Path(__file__).parent
+
+
+def bowl(cfg: DictConfig) -> float:
+    """Lowest at x = 0.5, y = 2, and better with fewer units."""
+    return float((cfg.x - 0.5) ** 2 + (cfg.y - 2) ** 2 + 0.01 * sum(cfg.model.hidden))
+
+
+def search(
+    folder: Path, *overrides: str, task: Callable[[DictConfig], Any] = bowl, sampler: str = "random"
+) -> Study:
+    """Search in this process, results in `folder`, and open the study."""
+    with initialize_config_dir(str(HERE / "conf"), version_base="1.3", job_name="app"):
+        GlobalHydra.instance().hydra.multirun(
+            config_name="config",
+            task_function=task,
+            overrides=[
+                "hydra/sweeper=optuna",
+                f"hydra/sweeper/sampler={sampler}",
+                f"hydra.sweep.dir={folder}",
+                "hydra.sweeper.figures=false",
+                *overrides,
+            ],
+        )
+    return opened(folder)
+
+
+def command(folder: Path, *overrides: str) -> list[str]:
+    """The command line of a search with results in `folder`."""
+    given = ["-m", "hydra/sweeper=optuna", f"hydra.sweep.dir={folder}"]
+    given += ["hydra.sweeper.figures=false", *overrides]
+    return [sys.executable, str(HERE / "app.py"), *given]
+
+
+def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """Search as a command."""
+    return subprocess.run(command(folder, *overrides), capture_output=True, text=True, check=False)
+
+
+def opened(folder: Path, name: str = "app") -> Study:
+    """The study of a search, read anew from its journal."""
+    open_storage.cache_clear()
+    storage = open_storage(str(folder / "study.journal"))
+    return optuna.load_study(study_name=name, storage=storage)

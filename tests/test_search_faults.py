@@ -1,0 +1,134 @@
+"""Killed, interrupted and troubled searches, each as the command that a user would type."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from optuna import Study
+from optuna.trial import TrialState
+from search_app.lab import command, opened, run
+
+SPACE = ("x=interval(0, 1)", "y=range(0, 4)")
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def done(study: Study) -> list[dict[str, object]]:
+    return [t.params for t in study.trials if t.state in DONE]
+
+
+def wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def folders(path: Path) -> set[int]:
+    return {int(f.name) for f in path.iterdir() if f.name.isdigit()}
+
+
+@pytest.mark.slow
+def test_killed_again_and_again(tmp_path: Path) -> None:
+    given = (*SPACE, "hydra.sweeper.n_trials=12", "nap=0.25")
+    chance = random.Random(1)
+    for _ in range(6):
+        process = subprocess.Popen(command(tmp_path, *given), start_new_session=True)
+        try:
+            process.wait(timeout=1 + 2 * chance.random())
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    last = run(tmp_path, *given)
+    assert last.returncode == 0, last.stderr
+    study = opened(tmp_path)
+    assert len(done(study)) == 12
+    assert all(t.state.is_finished() for t in study.trials)
+    assert [t.number for t in study.trials] == list(range(len(study.trials)))
+    points = [tuple(params.values()) for params in done(study)]
+    assert len(set(points)) == 12  # none lost, none counted twice
+    assert folders(tmp_path) <= set(range(len(study.trials)))
+    whole = tmp_path / "whole"
+    run(whole, *given)
+    assert done(study) == done(opened(whole))
+    assert run(tmp_path, *given).returncode == 0
+    assert len(opened(tmp_path).trials) == len(study.trials)
+
+
+def test_a_worker_that_dies_loses_nothing(tmp_path: Path) -> None:
+    given = (*SPACE, "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "nap=2")
+    process = subprocess.Popen(command(tmp_path, *given), stdout=subprocess.DEVNULL)
+    wait_for(tmp_path / "1" / "app.log", process)
+    psutil.Process(process.pid).children()[0].kill()
+    assert process.wait() == 0
+    study = opened(tmp_path)
+    failed = [t for t in study.trials if t.state == TrialState.FAIL]
+    assert ["SIGKILL" in t.user_attrs["reason"] for t in failed] == [True]
+    again = [t for t in study.trials if t.user_attrs.get("rerun_of") == failed[0].number]
+    assert [t.params for t in again] == [failed[0].params]
+    assert len(done(study)) == 4
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_keeps_what_is_done(tmp_path: Path, n_jobs: int, stop: int) -> None:
+    given = (*SPACE, "hydra.sweeper.n_trials=4", f"hydra.sweeper.n_jobs={n_jobs}", "nap=0.5")
+    process = subprocess.Popen(command(tmp_path, *given), stdout=subprocess.PIPE)
+    wait_for(tmp_path / "2" / "app.log", process)
+    below = psutil.Process(process.pid).children()
+    process.send_signal(stop)
+    shown, _ = process.communicate()
+    assert process.returncode == 130
+    assert b"Interrupted" in shown
+    assert not any(child.is_running() for child in below)
+    study = opened(tmp_path)
+    kept = done(study)
+    assert kept
+    assert all(t.state.is_finished() for t in study.trials)
+    assert run(tmp_path, *given).returncode == 0
+    assert done(opened(tmp_path))[: len(kept)] == kept
+    assert len(done(opened(tmp_path))) == 4
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_trouble_in_every_trial_ends_with_one_message(tmp_path: Path, n_jobs: int) -> None:
+    given = ("trouble=diverge", "hydra.sweeper.max_failures=2", f"hydra.sweeper.n_jobs={n_jobs}")
+    ended = run(tmp_path, *SPACE, *given)
+    assert ended.returncode == 1
+    lines = ended.stderr.strip().splitlines()
+    assert lines[0].startswith("2 trials in a row have failed")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_setting_in_error_is_one_message(tmp_path: Path) -> None:
+    ended = run(tmp_path / "none", "x=interval(1, 0)")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("search space: x=interval(1, 0): 1.0 to 0.0 is empty")
+    assert "Traceback" not in ended.stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_the_official_plugin_is_told_apart(tmp_path: Path, order: str) -> None:
+    package = tmp_path / "site" / "hydra_plugins" / "hydra_optuna_sweeper"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "config.py").write_text(
+        "from hydra.core.config_store import ConfigStore\n"
+        "ConfigStore.instance().store(group='hydra/sweeper', name='optuna', node={'n_trials': 1})\n"
+    )
+    ours = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    theirs = [str(tmp_path / "site")]
+    paths = ours + theirs if order == "after" else theirs + ours
+    ended = subprocess.run(
+        command(tmp_path, "x=interval(0, 1)"),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "pip uninstall hydra-optuna-sweeper" in ended.stderr

