@@ -99,9 +99,10 @@ class Classifier(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         shared = self.trainer.world_size > 1
-        for x, y in chunk:
+        done, steps = self.step, self.steps
+        for step, (x, y) in enumerate(chunk, start=done):
             for prepare in self.before_step:
-                prepare(self.step / self.steps)
+                prepare(step / steps)
             loss = self.loss(x, y)
             optimizer.zero_grad()
             if shared:  # Lightning has the processes agree on the gradient
