@@ -62,6 +62,7 @@ class MLP(nn.Module):
             layers.append(nn.Dropout(dropout))
         layers.append(_linear([inputs, *hidden][-1], outputs, gain=gain))
         self.layers = nn.Sequential(*layers)
+        self._dropouts = [layer for layer in layers[1:] if isinstance(layer, nn.Dropout)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, outputs] of raw inputs [batch, inputs]."""
@@ -81,9 +82,8 @@ class MLP(nn.Module):
 
     def set_dropout(self, rate: float) -> None:
         """Set the rate of the hidden layers' dropout; the inputs' stays."""
-        for layer in self.layers[1:]:
-            if isinstance(layer, nn.Dropout):
-                layer.p = rate
+        for layer in self._dropouts:
+            layer.p = rate
 
     def save(self, folder: Path, **facts: Any) -> None:
         """Write weights (safetensors), architecture (JSON) and further `facts` to a folder."""

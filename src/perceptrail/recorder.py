@@ -128,4 +128,5 @@ def _message(error: Exception) -> str:
 if __name__ == "__main__":
     from perceptrail.tracking import Store
 
+    os.nice(10)  # the processors are the training's first
     serve(Store, int(sys.argv[1]))

@@ -136,7 +136,8 @@ def _optimizer(cfg: DictConfig, network: MLP) -> tuple[Any, Any]:
     schedule = build(cfg.schedule, key="schedule")
     with naming("schedule"):
         schedule(optimizer if isinstance(schedule.func, type) else 0.0)
-    return make, schedule
+    # Without Hydra's check of the target, now made: 0.5 ms, and this is called before every step.
+    return make, partial(schedule.func, *schedule.args, **schedule.keywords)
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
