@@ -12,7 +12,7 @@ from perceptrail.data.sets import Dataset
 from perceptrail.errors import UserError
 
 # Keys of the group `data` that say how the data are used; the others say which they are.
-USE = ("batch_size", "val_size", "augment")
+USE = ("batch_size", "val_size", "train_size", "augment")
 
 
 def build(node: DictConfig, *, key: str, **facts: Any) -> Any:

@@ -22,7 +22,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 def execute(main: Callable[[], Any], name: str, *, conf: Path, usage: str) -> None:
     """Run a function that `hydra.main` made, as a command that reads `name`.yaml in `conf`."""
-    with _errors_for_people(conf):
+    with errors_for_people(conf):
         if {"-h", "--help"} & set(sys.argv):
             print(_help(name, conf=conf, usage=usage))
             return
@@ -48,7 +48,7 @@ def _help(name: str, *, conf: Path, usage: str) -> str:
 
 
 @contextmanager
-def _errors_for_people(conf: Path) -> Iterator[None]:
+def errors_for_people(conf: Path) -> Iterator[None]:
     """End the program with one message; HYDRA_FULL_ERROR=1 shows where it comes from."""
     if os.environ.get(FULL_ERROR) == "1":
         yield

@@ -75,13 +75,14 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     model = str(run_dir / runs.MODEL)
     log.post("log_model", model, classes=list(data.classes), inputs=data.inputs)
 
-    folder = run_dir / "figures"
-    drawn = [
-        *gallery.draw_training(folder, network, rows, best_epoch=best_epoch, shape=data.shape),
-        *gallery.draw_judgement(folder, network, x, y, judgement, dataset=data.dataset),
-    ]
+    if trained.cfg.figures:
+        folder = run_dir / "figures"
+        drawn = [
+            *gallery.draw_training(folder, network, rows, best_epoch=best_epoch, shape=data.shape),
+            *gallery.draw_judgement(folder, network, x, y, judgement, dataset=data.dataset),
+        ]
+        log.post("log_files", [str(path) for path in drawn], folder="figures")
     _write_history(run_dir / HISTORY, rows)
-    log.post("log_files", [str(path) for path in drawn], folder="figures")
     log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
     reached = _extremes(rows)
     extremes = {f"best/{name}": value for name, value in reached.items()}

@@ -98,6 +98,7 @@ _STORE = Rule(
 
 RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "seed": _integer(0, 2**32 - 1),
+    "figures": _FLAG,
     "monitor.metric": _one_of(["val/loss", "val/acc", "train/loss"]),
     "monitor.mode": _one_of(["min", "max"]),
     "regularization.label_smoothing": _SHARE,
@@ -107,6 +108,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "regularization.max_norm": _above(0).or_null(),
     "data.dir": _TEXT,
     "data.val_size": _VAL_SIZE,
+    "data.train_size": _integer(1).or_null(),
     "data.batch_size": _integer(1),
     "data.points": _integer(8),
     "data.bits": _integer(2, 20),
@@ -120,6 +122,8 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "model.activation": _activations,
     "model.dropout": _SHARE,
     "model.input_dropout": _SHARE,
+    "model.noise": _at_least(0),
+    "model.input_noise": _at_least(0),
     "model.norm": _one_of(["batch", "layer"]).or_null(),
     "optimizer.lr": _above(0),
     "optimizer.weight_decay": _at_least(0),
@@ -133,6 +137,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "dropout.cutoff": _SHARE,
     "callbacks.early_stopping.patience": _integer(1),
     "callbacks.early_stopping.min_delta": _at_least(0),
+    "callbacks.averaging.horizon": Rule("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
     "trainer.accelerator": _one_of(["auto", "cpu", "gpu", "cuda", "mps", "tpu"]),
     "trainer.devices": _DEVICES,
     "trainer.max_epochs": _integer(1),

@@ -1,37 +1,43 @@
-"""Figures of a run: arrays in, a matplotlib figure out; nothing is read or written.
-
-They are built on `Figure` itself: pyplot would keep each of them alive in global state that threads
-share. Panels are placed in inches by hand, since a layout engine draws every figure twice. The
-colours can be told apart by colour-blind eyes: Okabe & Ito 2008, Color Universal Design.
-"""
+"""Figures of a run: arrays in, a matplotlib figure out; nothing is read or written."""
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import LogLocator, MaxNLocator
-from numpy.typing import NDArray
+from matplotlib.ticker import MaxNLocator
 
-Floats = NDArray[np.floating[Any]]
-Integers = NDArray[np.integer[Any]]
-Rows = Sequence[Mapping[str, float]]
-Box = tuple[float, float, float, float]  # left, bottom, width, height in inches
+from perceptrail.drawing import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    PLAIN,
+    SHADE,
+    SMALL,
+    VERMILION,
+    Floats,
+    Integers,
+    Rows,
+    legend,
+    line,
+    log_if_wide,
+    nth,
+    panel,
+    scale,
+    sheet,
+)
 
-INK, GREY, LINE, SHADE = "#222222", "#6E6E6E", "#DDDDDD", "#E4E9EE"
-BLUE, VERMILION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 STAGES = {"train": ORANGE, "val": BLUE, "test": GREEN}
-CLASS_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#F0E442", "#000000")
-CLASS_MARKERS = "os^Dv<>P"
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#FFFFFF", "#F2B279", VERMILION, "#6B2A00"])
 SIDES = LinearSegmentedColormap.from_list("sides", [BLUE, "#FFFFFF", VERMILION])
-SMALL, MEDIUM, LARGE = 7.5, 9.0, 10.5  # points
-PLAIN = "{x:g}"  # of numbers on an axis: the mathematical type of powers is slow to set
 
 # What a metric's name ends in; what its axis says, and the factor into that unit.
 RESULTS = {"loss": ("loss (nats)", 1), "acc": ("accuracy (%)", 100)}
@@ -48,26 +54,26 @@ def learning_curves(rows: Rows, *, best_epoch: int | None = None) -> Figure:
     """
     names = {name for row in rows for name in row if math.isfinite(row[name])}
     if not names:
-        return _figure(4.2, 0.6, title="No epoch was finished")
+        return sheet(4.2, 0.6, title="No epoch was finished")
     schedules = [name for name in SCHEDULES if name in names and np.ptp(_curve(rows, name)[1]) > 0]
     foot = 1.6 if schedules else 0
-    figure = _figure(8.4, 3.5 + foot, title=_outcome(rows, best_epoch=best_epoch))
+    figure = sheet(8.4, 3.5 + foot, title=_outcome(rows, best_epoch=best_epoch))
     for column, (quantity, (label, factor)) in enumerate(RESULTS.items()):
         stages = [stage for stage in STAGES if f"{stage}/{quantity}" in names]
         if not stages:
             continue
-        axes = _panel(figure, (0.7 + 4.15 * column, 0.5 + foot, 3.4, 2.5), x="epoch", y=label)
+        axes = panel(figure, (0.7 + 4.15 * column, 0.5 + foot, 3.4, 2.5), x="epoch", y=label)
         for stage in stages:
             epochs, mean, sd = _curve(rows, f"{stage}/{quantity}")
-            _line(axes, epochs, factor * mean, factor * sd, colour=STAGES[stage], label=stage)
+            line(axes, epochs, factor * mean, factor * sd, colour=STAGES[stage], label=stage)
         if quantity == "loss":
-            _log_if_wide(axes)
+            log_if_wide(axes)
         _epochs(axes, rows, best_epoch=best_epoch)
-        _legend(axes, loc="best")
+        legend(axes, loc="best")
     for column, name in enumerate(schedules):
         box = (0.7 + 4.15 * column, 0.5, 3.4, 0.9)
-        axes = _panel(figure, box, x="epoch", y=SCHEDULES[name])
-        _line(axes, *_curve(rows, name), colour=GREY, label=name)
+        axes = panel(figure, box, x="epoch", y=SCHEDULES[name])
+        line(axes, *_curve(rows, name), colour=GREY, label=name)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PLAIN)
         _epochs(axes, rows, best_epoch=best_epoch)
@@ -92,8 +98,8 @@ def confusion_matrix(counts: Integers, *, classes: Sequence[str]) -> Figure:
     tilt = 45 if longest > 3 else 0
     side = max(2.0, 0.4 * k)
     left, bottom = 0.5 + 0.065 * longest, 0.5 + (0.045 * longest if tilt else 0)
-    figure = _figure(max(left + side + 0.75, 4.6), bottom + side + 0.8, title=title)
-    axes = _panel(figure, (left, bottom, side, side), x="predicted class", y="true class")
+    figure = sheet(max(left + side + 0.75, 4.6), bottom + side + 0.8, title=title)
+    axes = panel(figure, (left, bottom, side, side), x="predicted class", y="true class")
     edges = np.arange(k + 1) - 0.5
     axes.set_facecolor(SHADE)
     axes.pcolormesh(
@@ -139,22 +145,22 @@ def worst_mistakes(
     wrong = np.flatnonzero(true != predicted)
     worst = wrong[np.argsort(-probability[wrong], kind="stable")][:25]
     if not len(worst):
-        return _figure(4.2, 0.6, title="No mistakes: every example was recognised")
+        return sheet(4.2, 0.6, title="No mistakes: every example was recognised")
     columns = min(len(worst), 5)
     above, beside = math.ceil(0.36 * images.shape[1]), math.ceil(0.15 * images.shape[2])
     canvas, corners = _tiles(images[worst], columns=columns, above=above, beside=beside)
     width = 1.3 * columns
     height = width * canvas.shape[0] / canvas.shape[1]
     title = f"The {len(worst)} most confident mistakes" if len(worst) > 1 else "The only mistake"
-    figure = _figure(max(width + 0.2, 4.2), height + 0.4, title=title)
-    axes = _panel(figure, (0.12, 0.05, width, height))
+    figure = sheet(max(width + 0.2, 4.2), height + 0.4, title=title)
+    axes = panel(figure, (0.12, 0.05, width, height))
     axes.imshow(canvas, cmap="gray_r", interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for example, (top, left) in zip(worst, corners, strict=True):
         said = f"said {classes[predicted[example]]} ({probability[example]:.1%})"
         is_in_truth = f"is {classes[true[example]]}"
-        for line, text, colour in ((0.5, said, VERMILION), (0.06, is_in_truth, INK)):
-            place = (left - 0.5, top - line * above)
+        for row, text, colour in ((0.5, said, VERMILION), (0.06, is_in_truth, INK)):
+            place = (left - 0.5, top - row * above)
             axes.text(*place, text, va="bottom", color=colour, fontsize=SMALL)
     return figure
 
@@ -174,14 +180,14 @@ def first_layer_weights(weights: Floats, *, shape: tuple[int, int]) -> Figure:
     title = f"First-layer weights of all {units} units"
     if units > len(shown):
         title = f"First-layer weights of the {len(shown)} units of {units} with the largest norm"
-    figure = _figure(max(width + 0.95, 4.6), height + 0.5, title=title)
-    axes = _panel(figure, (0.12, 0.08, width, height))
+    figure = sheet(max(width + 0.95, 4.6), height + 0.5, title=title)
+    axes = panel(figure, (0.12, 0.08, width, height))
     limit = float(np.quantile(np.abs(shown), 0.995)) or 1.0  # a few outliers would pale the rest
     image = axes.imshow(
         canvas, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect="auto"
     )
     axes.set_axis_off()
-    _scale(figure, image, (width + 0.22, 0.08, 0.12, height), label="weight", extend="both")
+    scale(figure, image, (width + 0.22, 0.08, 0.12, height), label="weight", extend="both")
     return figure
 
 
@@ -204,8 +210,8 @@ def decision_boundary(
     inch = 3.9 / max(right - left, high - low)
     width, height = inch * (right - left), inch * (high - low)
     title = f"{len(x):,} points and the boundary the network drew"
-    figure = _figure(max(width + 1.6, 4.6), height + 1.25, title=title)
-    axes = _panel(figure, (0.65, 0.5, width, height), x="x₁", y="x₂")
+    figure = sheet(max(width + 1.6, 4.6), height + 1.25, title=title)
+    axes = panel(figure, (0.65, 0.5, width, height), x="x₁", y="x₂")
     axes.grid(visible=False)
     over: dict[str, Any] = {
         "extent": (left, right, low, high),
@@ -216,9 +222,9 @@ def decision_boundary(
         second = probability[..., 1]
         image = axes.imshow(second, cmap=SIDES, vmin=0, vmax=1, alpha=0.6, **over)
         label = f"probability of class {classes[1]}"
-        _scale(figure, image, (width + 0.8, 0.5, 0.12, height), label=label)
+        scale(figure, image, (width + 0.8, 0.5, 0.12, height), label=label)
     else:
-        colours = np.array([to_rgb(_nth(CLASS_COLOURS, k)) for k in range(len(classes))])
+        colours = np.array([to_rgb(nth(COLOURS, k)) for k in range(len(classes))])
         share = (probability.max(-1, keepdims=True) - 1 / len(classes)) * 0.6
         axes.imshow(1 - share * (1 - colours[probability.argmax(-1)]), **over)
     for k in range(1, len(classes)):  # a line between two classes borders on one after the first
@@ -229,55 +235,17 @@ def decision_boundary(
         axes.plot(
             *x[y == k].T,
             linestyle="none",
-            marker=_nth(CLASS_MARKERS, k),
+            marker=nth(MARKERS, k),
             markersize=5 if len(x) <= 500 else 4,
-            markerfacecolor=_nth(CLASS_COLOURS, k),
+            markerfacecolor=nth(COLOURS, k),
             markeredgecolor="white",
             markeredgewidth=0.5,
             label=f"class {name}",
         )
-    _legend(
+    legend(
         axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=6, columnspacing=1, borderaxespad=0.2
     )
     return figure
-
-
-def _figure(width: float, height: float, *, title: str) -> Figure:
-    figure = Figure(figsize=(width, height))
-    top = 1 - 0.12 / height
-    figure.text(0.12 / width, top, title, va="top", color=INK, fontsize=LARGE, fontweight="bold")
-    return figure
-
-
-def _panel(figure: Figure, box: Box, *, x: str = "", y: str = "") -> Axes:
-    """Axes in the one style of all figures."""
-    axes = figure.add_axes(_share(figure, box))
-    axes.set_xlabel(x, fontsize=MEDIUM, color=INK)
-    axes.set_ylabel(y, fontsize=MEDIUM, color=INK)
-    axes.tick_params(labelsize=SMALL, color=LINE, labelcolor=INK, length=3)
-    axes.grid(color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(GREY)
-    return axes
-
-
-def _legend(axes: Axes, **place: Any) -> None:
-    axes.legend(fontsize=MEDIUM, labelcolor=INK, edgecolor="none", handletextpad=0.4, **place)
-
-
-def _scale(
-    figure: Figure, image: AxesImage, box: Box, *, label: str, extend: str = "neither"
-) -> None:
-    bar = figure.colorbar(image, cax=figure.add_axes(_share(figure, box)), extend=extend)
-    bar.set_label(label, fontsize=MEDIUM, color=INK)
-    bar.ax.tick_params(labelsize=SMALL, labelcolor=INK, length=0)
-    bar.outline.set_visible(False)
-
-
-def _share(figure: Figure, box: Box) -> Box:
-    width, height = figure.get_size_inches()
-    return box[0] / width, box[1] / height, box[2] / width, box[3] / height
 
 
 def _tiles(
@@ -321,31 +289,9 @@ def _curve(rows: Rows, name: str) -> tuple[Floats, Floats, Floats]:
     return epochs, mean, np.sqrt(square / np.maximum(share - 1, 1))
 
 
-def _line(axes: Axes, epochs: Floats, mean: Floats, sd: Floats, *, colour: str, label: str) -> None:
-    marker = "o" if len(epochs) <= 30 else ""
-    axes.plot(epochs, mean, color=colour, label=label, linewidth=1.6, marker=marker, markersize=3)
-    if sd.any():
-        axes.fill_between(epochs, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
-
-
-def _log_if_wide(axes: Axes) -> None:
-    """A logarithmic axis where the values span more than a factor of twenty."""
-    values = np.concatenate([line.get_ydata() for line in axes.lines])
-    least, most = values.min(), values.max()
-    if 0 < 20 * least < most:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if most < 1e4 * least else (1,)))
-        axes.yaxis.set_major_formatter(PLAIN)
-        axes.minorticks_off()
-
-
 def _epochs(axes: Axes, rows: Rows, *, best_epoch: int | None) -> None:
     epochs = [row["epoch"] for row in rows]
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if best_epoch is not None:
         axes.axvline(best_epoch, color=GREY, linewidth=1, linestyle=":", zorder=1, label="best")
-
-
-def _nth(cycle: Sequence[str], k: int) -> str:
-    return cycle[k % len(cycle)]

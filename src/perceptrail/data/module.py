@@ -88,16 +88,18 @@ class DataModule(pl.LightningDataModule):
     """A data set's training part, split by `seed` into training and validation data.
 
     After `setup("fit")`, `train` and `val` are pairs (x [n, inputs] float32, y [n] int64) on the
-    training device, and `mean` and `std` are those of all values of the training data. The test
-    part is not here. `val_size` is a number of examples, or a share of them in (0, 1); `augment`
-    holds the arguments of `Augment`, for training batches alone. With `chunk`, training batches
-    come as `Chunks` of so many, for a module that loops over them itself.
+    training device, `rows` says which examples of the data set they are, and `mean` and `std` are
+    those of all values of the training data. The test part is not here. `val_size` is a number of examples, or a share of them in (0, 1); `train_size`
+    how many of the rest are used, where that is not all; `augment` holds the arguments of
+    `Augment`, for training batches alone. With `chunk`, training batches come as `Chunks` of so
+    many, for a module that loops over them itself.
 
     Raises `UserError` for a size that the data do not allow, or an unusable `augment`.
     """
 
     train: Batch
     val: Batch
+    rows: tuple[Tensor, Tensor]
     mean: float
     std: float
 
@@ -108,13 +110,14 @@ class DataModule(pl.LightningDataModule):
         batch_size: int,
         val_size: float,
         seed: int,
+        train_size: int | None = None,
         augment: Mapping[str, float] | None = None,
         chunk: int | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
         self.batch_size = batch_size
-        self._val_size = val_size
+        self._val_size, self._train_size = val_size, train_size
         self._seed = seed
         self._augment = _augment(dataset.shape, augment) if augment else None
         self._chunk = chunk
@@ -163,6 +166,14 @@ class DataModule(pl.LightningDataModule):
         x, y = self.dataset.train()
         strata = self.dataset.strata(x, y)
         rest, held_out = split(strata, held_out=self._count_val(len(y)), seed=self._seed)
+        if self._train_size is not None:
+            if self._train_size > len(rest):
+                raise UserError(
+                    f"data.train_size={self._train_size}: must be at most {len(rest)}, the number "
+                    "of examples that are not held out"
+                )
+            _, drawn = split(strata[rest], held_out=self._train_size, seed=self._seed)
+            rest = rest[drawn]
         if not 1 <= self.batch_size <= len(rest):
             raise UserError(
                 f"data.batch_size={self.batch_size}: must be 1 to {len(rest)}, "
@@ -170,6 +181,7 @@ class DataModule(pl.LightningDataModule):
             )
         every_x, every_y = torch.from_numpy(x), torch.from_numpy(y)
         stay, out = torch.from_numpy(rest), torch.from_numpy(held_out)
+        self.rows = (stay, out)
         self.train = (every_x.index_select(0, stay), every_y[stay])
         self.val = (every_x.index_select(0, out), every_y[out])
         std, mean = torch.std_mean(self.train[0], correction=0)

@@ -1,0 +1,268 @@
+"""Studies: a question of the course, the runs that answer it, and what the page shows of them.
+
+A study is a file in `experiments/` with a function that takes a `Study`, and its sizes and seeds in
+`conf/study/`. It leaves a folder `results/NAME`: `study.json` (question, claims and verdicts,
+figures), `metrics.json`, `measurements.csv`, pictures; and one MLflow run.
+"""
+
+import csv
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, final
+from uuid import uuid4
+
+from hydra import version
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus, setup_globals
+from hydra.types import HydraContext, RunMode
+from matplotlib.figure import Figure
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from perceptrail import recorder, runs
+from perceptrail.charts import mean_sd
+from perceptrail.command import errors_for_people
+from perceptrail.errors import UserError, did_you_mean
+from perceptrail.recorder import RunLog
+
+ROOT = Path(__file__).parents[2]
+CONF = ROOT / "conf"
+DPI = 140
+UNREPEATABLE = ("time/", "train/samples_per_second")  # differ between two runs of the same thing
+
+Verdict = Literal["holds", "holds with a limit", "does not hold here"]
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """One training of a study: which variant and seed, and what it left."""
+
+    variant: Hashable
+    seed: int
+    folder: Path
+    error: str = ""  # why it has no metrics: its loss became NaN, say
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """What its metrics.json says; NaN for whatever a failed run does not have."""
+        return {} if self.error else runs.read_json(self.folder / runs.METRICS)
+
+    def __getitem__(self, metric: str) -> float:
+        return float(self.metrics.get(metric, math.nan))
+
+    @cached_property
+    def history(self) -> list[dict[str, float]]:
+        """Its metrics epoch by epoch."""
+        if self.error:
+            return []
+        with (self.folder / "history.csv").open() as file:
+            return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+@final
+class Study:
+    """One run of a study: its configuration `cfg`, and the folder that it fills."""
+
+    def __init__(self, name: str, cfg: DictConfig, *, page: str, code: Path) -> None:
+        self.cfg, self.name = cfg, name
+        self.folder = Path(cfg.results) / name
+        self._runs = self.folder / "runs"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._runs.mkdir(parents=True)
+        question, _, text = page.strip().partition("\n")
+        self._page: dict[str, Any] = {
+            "name": name,
+            "question": question,
+            "text": text.strip(),
+            "code": code.relative_to(ROOT).as_posix(),
+            "command": " ".join(["python", f"experiments/{name}.py", *sys.argv[1:]]),
+            "config": OmegaConf.to_container(cfg, resolve=True),
+            "claims": [],
+            "figures": [],
+        }
+        self._rows: list[dict[str, Any]] = []
+        self._metrics: dict[str, float] = {}
+
+    def train(
+        self,
+        part: str,
+        *common: str,
+        variants: Mapping[Any, Sequence[str]],
+        seeds: Iterable[int] | None = None,
+        may_diverge: bool = False,
+    ) -> list[Run]:
+        """Train every variant with every seed, as `train.py -m` would, and note their metrics.
+
+        `common` and `variants` are overrides of train.yaml; `part` names this group of runs in the
+        measurements. Raises `UserError` when a run fails, unless it may diverge.
+        """
+        seeds = range(self.cfg.seeds) if seeds is None else seeds
+        quiet = ("tracking=none", "figures=false", "callbacks.progress=null")
+        plan = [(variant, seed) for variant in variants for seed in seeds]
+        jobs = [[*quiet, *common, *variants[variant], f"seed={seed}"] for variant, seed in plan]
+        print(f"{self.name}: {part}, {len(jobs)} runs", flush=True)
+        folder = self._runs / part
+        errors = _launch(jobs, folder=folder, launcher=self.cfg.launcher)
+        done = []
+        for number, ((variant, seed), error) in enumerate(zip(plan, errors, strict=True)):
+            if error is not None and not may_diverge:
+                raise UserError(f"{part}, {variant}, seed {seed}: {error}") from error
+            run = Run(variant, seed, folder / str(number), str(error) if error else "")
+            measured = {k: v for k, v in run.metrics.items() if isinstance(v, int | float)}
+            self.note(part, variant=variant, seed=seed, **measured)
+            done.append(run)
+        return done
+
+    def note(self, part: str, **measured: Any) -> None:
+        """Add a row to the measurements; times, which no run repeats, are left out."""
+        kept = {k: v for k, v in measured.items() if not k.startswith(UNREPEATABLE)}
+        self._rows.append({"part": part, **kept})
+
+    def metric(self, name: str, values: float | Sequence[float]) -> float:
+        """Put a number, or mean and spread of several, into metrics.json; return the mean."""
+        if isinstance(values, int | float):
+            self._metrics[name] = float(values)
+            return float(values)
+        mean, sd = mean_sd(values)
+        self._metrics |= {name: mean, f"{name} sd": sd}
+        return mean
+
+    def figure(self, name: str, figure: Figure, caption: str) -> None:
+        """Keep a figure."""
+        figure.savefig(self.folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
+        self._page["figures"].append({"file": f"{name}.png", "caption": caption})
+
+    def claim(self, text: str, verdict: Verdict, evidence: str) -> None:
+        """Say of a claim whether it holds here, and by which numbers."""
+        self._page["claims"].append({"claim": text, "verdict": verdict, "evidence": evidence})
+        print(f"  {text}\n    {verdict}: {evidence}", flush=True)
+
+    def close(self) -> list[Path]:
+        """Write what was gathered and return the files; the runs' own folders are removed."""
+        shutil.rmtree(self._runs)
+        if self._rows:
+            names = list(dict.fromkeys(name for row in self._rows for name in row))
+            with (self.folder / "measurements.csv").open("w", newline="") as file:
+                table = csv.DictWriter(file, names)
+                table.writeheader()
+                table.writerows(self._rows)
+        numbers = {k: v if math.isfinite(v) else None for k, v in self._metrics.items()}
+        (self.folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+        (self.folder / "study.json").write_text(json.dumps(self._page, indent=2) + "\n")
+        return sorted(self.folder.iterdir())
+
+
+def of(done: Iterable[Run], metric: str) -> dict[Any, list[float]]:
+    """A metric of all runs by variant, a value for each seed."""
+    values: dict[Any, list[float]] = {}
+    for run in done:
+        values.setdefault(run.variant, []).append(run[metric])
+    return values
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean ± standard deviation of shares, in percent."""
+    mean, sd = mean_sd(values)
+    return f"{mean:.1%} ± {sd:.1%}" if len(values) > 1 else f"{mean:.1%}"
+
+
+def execute(main: Callable[[Study], None]) -> None:
+    """Run a study as a command: `python experiments/NAME.py [size=quick] [key=value ...]`."""
+    code = Path(main.__globals__["__file__"]).absolute()
+    name, page = code.stem, str(main.__globals__["__doc__"])
+    with errors_for_people(CONF):
+        if {"-h", "--help"} & set(sys.argv):
+            print(f"{page}\nValues (key=value); size=quick for a first look\n")
+            print(OmegaConf.to_yaml(_config(name, [])))
+            return
+        cfg = _config(name, sys.argv[1:])
+        study = Study(name, cfg, page=page, code=code)
+        log, close = _record(study)
+        try:
+            main(study)
+        except BaseException as error:
+            close("FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        files = study.close()
+        log.post("log_metrics", {k: v for k, v in study._metrics.items() if math.isfinite(v)})
+        log.post("log_files", [str(path) for path in files])
+        close("FINISHED")
+        print(f"\n{len(files)} files in {runs.shown(study.folder)}")
+
+
+def _config(name: str, overrides: Sequence[str]) -> DictConfig:
+    common, own = (OmegaConf.load(CONF / "study" / f"{n}.yaml") for n in ("default", name))
+    assert isinstance(own, DictConfig)
+    quick = own.pop("quick", {})
+    cfg = OmegaConf.merge(common, own)
+    OmegaConf.set_struct(cfg, True)
+    try:
+        given = OmegaConf.from_dotlist(list(overrides))
+        size = given.get("size", cfg.size)
+        cfg = OmegaConf.merge(cfg, quick if size == "quick" else {}, given)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or overrides)
+        hint = did_you_mean(key, [str(k) for k in cfg])
+        raise UserError(f"{key}: must be one of {', '.join(map(str, cfg))}{hint}") from None
+    if size not in ("full", "quick"):
+        raise UserError(f"size={size}: must be one of full, quick")
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def _record(study: Study) -> tuple[RunLog, Callable[[str], None]]:
+    """The study's MLflow run and what ends it."""
+    tracking = study.cfg.tracking
+    if tracking.uri is None:
+        return RunLog(None, None), lambda status: None
+    from perceptrail.provenance import flat, origin
+
+    line = recorder.connect(tracking.uri, tracking.experiment)
+    tags, texts = origin()
+    run_id = line.call(
+        "open_run",
+        key=uuid4().hex,
+        name=f"study-{study.name}",
+        run_dir=str(study.folder.absolute()),
+        owner=os.getpid(),
+        tags=tags | {"study": study.name},
+    )
+    log = RunLog(line, run_id)
+    log.post("log_params", flat(study.cfg))
+    log.post("log_texts", texts)
+    return log, lambda status: log.call("close_run", status=status)
+
+
+def _launch(
+    jobs: Sequence[Sequence[str]], *, folder: Path, launcher: str
+) -> list[Exception | None]:
+    """Have a Hydra launcher run train.py's jobs below a folder; return their errors."""
+    version.setbase("1.3")
+    setup_globals()
+    GlobalHydra.instance().clear()
+    search_path = create_config_search_path(str(CONF))
+    hydra = Hydra.create_main_hydra2("train", search_path)
+    overrides = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
+    config = hydra.compose_config("train", overrides, run_mode=RunMode.MULTIRUN)
+    from perceptrail.training import run
+
+    context = HydraContext(hydra.config_loader, Callbacks(config))
+    plugin = Plugins.instance().instantiate_launcher(
+        hydra_context=context, task_function=run, config=config
+    )
+    with (folder.parent / "log.txt").open("a") as file, redirect_stdout(file):
+        returned = plugin.launch(jobs, initial_job_idx=0)
+    return [job._return_value if job.status == JobStatus.FAILED else None for job in returned]
