@@ -7,8 +7,10 @@ the solution every time? Parity, of which XOR is the case of two bits, asks the 
 inputs.
 """
 
+from statistics import mean
+
 from perceptrail import charts
-from perceptrail.studies import Study, execute, of, percent
+from perceptrail.studies import Study, execute, of, percent, verdict
 
 LEARNED = 0.99  # of the validation points
 
@@ -38,13 +40,13 @@ def main(study: Study) -> None:
     perceptron = max(accuracy[0])
     study.claim(
         "A single neuron cannot learn XOR",
-        "holds" if perceptron < 0.8 else "does not hold here",
+        verdict(perceptron < 0.8),
         f"the best of {cfg.seeds} perceptrons reached {perceptron:.1%}",
     )
     widest = max(cfg.widths)
     study.claim(
         "A hidden layer solves XOR",
-        "holds with a limit" if rate[widest] >= 0.9 else "does not hold here",
+        verdict(rate[widest] == 1, partly=rate[widest] >= 0.5),
         f"{rate[widest]:.0%} of the trainings with {widest} units learned it, "
         + ", ".join(f"{rate[w]:.0%} with {w}" for w in cfg.widths if 0 < w < widest),
     )
@@ -77,9 +79,13 @@ def main(study: Study) -> None:
         f"Mean ± sd of {cfg.parity_seeds} seeds after {cfg.epochs} epochs.",
     )
     most = max(cfg.bits)
+    need = [
+        next((w for w in cfg.parity_widths if mean(by[bits, w]) >= LEARNED), float("inf"))
+        for bits in cfg.bits
+    ]
     study.claim(
         "More complex patterns need more units",
-        "holds",
+        verdict(need[-1] > need[0]),
         f"parity of {most} bits: {percent(by[most, cfg.parity_widths[0]])} with "
         f"{cfg.parity_widths[0]} units, {percent(by[most, cfg.parity_widths[-1]])} with "
         f"{cfg.parity_widths[-1]}",

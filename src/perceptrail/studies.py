@@ -32,9 +32,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from perceptrail import recorder, runs
+from perceptrail.build import dataset
 from perceptrail.charts import mean_sd
 from perceptrail.command import errors_for_people
+from perceptrail.data.sets import Dataset
 from perceptrail.errors import UserError, did_you_mean
+from perceptrail.model import MLP
 from perceptrail.recorder import RunLog
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +74,12 @@ class Run:
         with (self.folder / "history.csv").open() as file:
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
+    def load(self) -> tuple[MLP, Dataset]:
+        """Its best network, and the data set that it was trained on."""
+        stored = OmegaConf.load(self.folder / ".hydra" / "config.yaml")
+        assert isinstance(stored, DictConfig)
+        return MLP.load(self.folder / runs.MODEL)[0], dataset(stored)
+
 
 @final
 class Study:
@@ -79,9 +88,9 @@ class Study:
     def __init__(self, name: str, cfg: DictConfig, *, page: str, code: Path) -> None:
         self.cfg, self.name = cfg, name
         self.folder = Path(cfg.results) / name
-        self._runs = self.folder / "runs"
+        self.runs = self.folder / "runs"
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._runs.mkdir(parents=True)
+        self.runs.mkdir(parents=True)
         question, _, text = page.strip().partition("\n")
         self._page: dict[str, Any] = {
             "name": name,
@@ -114,7 +123,7 @@ class Study:
         plan = [(variant, seed) for variant in variants for seed in seeds]
         jobs = [[*quiet, *common, *variants[variant], f"seed={seed}"] for variant, seed in plan]
         print(f"{self.name}: {part}, {len(jobs)} runs", flush=True)
-        folder = self._runs / part
+        folder = self.runs / part
         errors = _launch(jobs, folder=folder, launcher=self.cfg.launcher)
         done = []
         for number, ((variant, seed), error) in enumerate(zip(plan, errors, strict=True)):
@@ -142,8 +151,10 @@ class Study:
 
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """Keep a figure."""
-        figure.savefig(self.folder / f"{name}.png", dpi=DPI, metadata={"Software": None})
-        self._page["figures"].append({"file": f"{name}.png", "caption": caption})
+        file = f"figures/{name}.png"
+        (self.folder / file).parent.mkdir(exist_ok=True)
+        figure.savefig(self.folder / file, dpi=DPI, metadata={"Software": None})
+        self._page["figures"].append({"file": file, "caption": caption})
 
     def claim(self, text: str, verdict: Verdict, evidence: str) -> None:
         """Say of a claim whether it holds here, and by which numbers."""
@@ -152,7 +163,7 @@ class Study:
 
     def close(self) -> list[Path]:
         """Write what was gathered and return the files; the runs' own folders are removed."""
-        shutil.rmtree(self._runs)
+        shutil.rmtree(self.runs)
         if self._rows:
             names = list(dict.fromkeys(name for row in self._rows for name in row))
             with (self.folder / "measurements.csv").open("w", newline="") as file:
@@ -162,7 +173,7 @@ class Study:
         numbers = {k: v if math.isfinite(v) else None for k, v in self._metrics.items()}
         (self.folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
         (self.folder / "study.json").write_text(json.dumps(self._page, indent=2) + "\n")
-        return sorted(self.folder.iterdir())
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
 
 
 def of(done: Iterable[Run], metric: str) -> dict[Any, list[float]]:
@@ -171,6 +182,11 @@ def of(done: Iterable[Run], metric: str) -> dict[Any, list[float]]:
     for run in done:
         values.setdefault(run.variant, []).append(run[metric])
     return values
+
+
+def verdict(holds: bool, *, partly: bool = False) -> Verdict:
+    """The words for a claim that holds, holds partly, or neither."""
+    return "holds" if holds else "holds with a limit" if partly else "does not hold here"
 
 
 def percent(values: Sequence[float]) -> str:
