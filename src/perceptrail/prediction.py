@@ -26,7 +26,7 @@ def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -
     """
     if logits.shape[1] > 1:
         return F.cross_entropy(logits, y, label_smoothing=label_smoothing, reduction="none")
-    target = y * (1 - label_smoothing) + label_smoothing / 2
+    target = y.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
     return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
 
 
