@@ -1,0 +1,170 @@
+"""Contenders as processes: perceptrail's public command, and peers that wait for tasks."""
+
+import csv
+import json
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.task import DATA, ROOT, SEED, Task
+
+Row = dict[str, Any]  # of results: what was measured, and of what
+
+
+class Epoch(NamedTuple):
+    """Samples a second over the training batches alone, the validation accuracy after them, and
+    the seconds from the start of the process to then.
+    """
+
+    speed: float
+    accuracy: float
+    elapsed: float
+
+
+class Usage(NamedTuple):
+    """Seconds of a whole process, and its peak memory in MiB, that of its own children aside."""
+
+    seconds: float
+    memory: float
+
+
+class Peer:
+    """A peer in a process of its own, which trains when it is told to and waits between."""
+
+    def __init__(self, name: str) -> None:
+        self._started = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.peers", name],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._tasks, self._answers = self._process.stdin, self._process.stdout
+        self._errors = _Reader(os.dup(self._process.stderr.fileno()))
+        self._process.stderr.close()
+
+    def train(self, task: Task) -> list[Epoch]:
+        """Have it do a task; the epochs it took. Raises `RuntimeError` if it dies meanwhile."""
+        print(task.dumps(), file=self._tasks, flush=True)
+        epochs = []
+        while (line := self._answers.readline()).strip():
+            answer = json.loads(line)
+            elapsed = time.perf_counter() - self._started
+            epochs.append(Epoch(task.images / answer["seconds"], answer["accuracy"], elapsed))
+        if not line:
+            raise RuntimeError(f"{self._process.args!r} ended\n{self._errors.text()}")
+        return epochs
+
+    def close(self) -> Usage:
+        """Let it end."""
+        self._tasks.close()
+        usage = _wait(self._process, self._started, self._errors)
+        self._answers.close()
+        return usage
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of `train.py`: its epochs, its process, its metrics.json, and what a callback wrote."""
+
+    epochs: list[Epoch]
+    usage: Usage
+    metrics: dict[str, Any]
+    noted: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where perceptrail's runs take place: an interpreter, and a folder with the MLflow store."""
+
+    python: str
+    folder: Path
+
+    def command(self, name: str, *arguments: str) -> list[str]:
+        """One of perceptrail's public commands."""
+        return [self.python, str(ROOT / name), *arguments]
+
+    def train(self, *overrides: str, callback: str | None = None) -> Run:
+        """Run `train.py`, its progress bar on a terminal, with one of the `rival` callbacks."""
+        run = Path(tempfile.mkdtemp(dir=self.folder))
+        notes = run / "notes.jsonl"
+        added = [f"_target_=benchmarks.rival.{callback}", f"path={notes}"] if callback else []
+        command = self.command("train.py", f"hydra.run.dir={run}", "trainer=cpu", *overrides)
+        command += [f"+callbacks.noted.{argument}" for argument in added]
+        watched, terminal = pty.openpty()  # a bar is drawn on a terminal alone
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        usage = _wait(process, started, _Reader(watched))
+        metrics = json.loads((run / "metrics.json").read_text())
+        with (run / "history.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        noted = notes.read_text().splitlines() if callback else []
+        return Run(_epochs(rows, metrics), usage, metrics, [json.loads(line) for line in noted])
+
+
+def overrides(task: Task) -> list[str]:
+    """The task as arguments of `train.py`."""
+    return [
+        *(f"seed={SEED}", f"data.dir={DATA}", f"data.train_size={task.images}"),
+        *(f"data.batch_size={task.batch}", f"model.hidden={list(task.hidden)}", "model.dropout=0"),
+        *("optimizer=adam", f"optimizer.lr={task.rate}", "schedule=constant"),
+        *(f"trainer.max_epochs={task.epochs}", "callbacks.early_stopping=null"),
+    ]
+
+
+def _epochs(rows: Sequence[dict[str, str]], metrics: dict[str, float]) -> list[Epoch]:
+    """An epoch takes as long as any other, which is how the time within a run is shared out."""
+    start, each = metrics["time/startup_s"], metrics["time/fit_s"] / len(rows)
+    return [
+        Epoch(float(row["train/samples_per_second"]), float(row["val/acc"]), start + i * each)
+        for i, row in enumerate(rows, start=1)
+    ]
+
+
+class _Reader(threading.Thread):
+    """Reads what comes from a file descriptor until it closes, so that no writer has to wait."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(daemon=True)
+        self._descriptor, self._parts = descriptor, bytearray()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while part := os.read(self._descriptor, 65536):
+                self._parts += part
+        except OSError:  # how a terminal says that its other end has closed
+            pass
+        os.close(self._descriptor)
+
+    def text(self) -> str:
+        """The end of all that came."""
+        self.join()
+        return self._parts[-4000:].decode(errors="replace")
+
+
+def _wait(process: "subprocess.Popen[Any]", started: float, errors: _Reader) -> Usage:
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{process.args!r} ended\n{errors.text()}")
+    return Usage(seconds, used.ru_maxrss / 1024)

@@ -1,0 +1,61 @@
+"""What the benchmarks count and compare, against PyTorch's counter and perceptrail's own split."""
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.loop import Loop, network
+from benchmarks.speed import TASKS, TOLERANCE, unequal
+from benchmarks.task import CLASSES, INPUTS, SEED, VALIDATION, Task, indices
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from perceptrail.data.module import DataModule
+from perceptrail.data.sets import Dataset
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_flops_are_those_that_pytorch_counts(task):
+    x, y = torch.zeros(task.batch, INPUTS), torch.zeros(task.batch, dtype=torch.int64)
+    model = network(INPUTS, task.hidden, CLASSES)
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(model(x), y).backward()
+    assert counter.get_total_flops() == task.flops * task.batch
+
+
+def test_a_task_survives_the_way_to_another_process():
+    task = Task(hidden=(7, 5), seconds=3.5)
+    assert Task.loads(task.dumps()) == task
+
+
+def test_the_examples_are_those_that_perceptrail_takes():
+    x = np.arange(60_000, dtype=np.float32)[:, None]
+    part = (x, np.zeros(60_000, np.int64))
+    facts = {"name": "count", "classes": ("0", "1"), "digest": "", "source": ""}
+    data = DataModule(
+        Dataset(shape=(1,), train=lambda: part, test=lambda: part, **facts),
+        batch_size=128,
+        val_size=VALIDATION,
+        train_size=1280,
+        seed=SEED,
+    )
+    data.setup("fit")
+    train, held_out = indices(1280)
+    assert data.train[0].flatten().tolist() == train.tolist()
+    assert data.val[0].flatten().tolist() == held_out.tolist()
+
+
+def test_the_hand_written_loop_learns():
+    torch.manual_seed(0)
+    x = torch.randn(512, 4)
+    y = (x.sum(1) > 0).long()
+    loop = Loop(x, y, hidden=(8,), classes=2, batch=32, rate=0.01)
+    before = loop.accuracy(x, y)
+    for _ in range(5):
+        loop.epoch()
+    assert loop.accuracy(x, y) > max(before, 0.95)
+
+
+def test_a_contender_that_learned_something_else_is_found():
+    reached = {"a": 0.95, "b": 0.951, "c": 0.949, "d": 0.95 - 1.5 * TOLERANCE}
+    rows = [{"network": "n", "contender": k, "accuracy": v} for k, v in reached.items()]
+    assert unequal(rows) == {("n", "d")}
