@@ -25,6 +25,7 @@ from perceptrail.callbacks import (
     Progress,
     ScheduledDropout,
     StopOnDivergence,
+    WeightAveraging,
 )
 from perceptrail.classifier import Classifier
 from perceptrail.data import sets
@@ -279,6 +280,51 @@ def test_the_first_of_equals_is_the_best(tmp_path):
     assert [network_in(tmp_path / f"{name}.ckpt")[1] for name in ("best", "last")] == [1, 3]
 
 
+class Judge(Checkpoint):
+    """Keeps the validation loss of the weights as a plain loop would compute it."""
+
+    def __init__(self):
+        self.losses = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        """Judge them."""
+        x, y = trainer.datamodule.val
+        with torch.no_grad():
+            logits = pl_module.network.eval()(x)[:, 0]
+        pl_module.network.train()
+        self.losses.append(float(F.binary_cross_entropy_with_logits(logits, y.float())))
+
+
+def test_the_mean_of_the_weights_is_what_is_validated_and_kept(tmp_path):
+    kept, history, horizon, epochs = Weights(), History(), 0.3, 6
+    make = partial(classifier, optimizer=partial(SGD, lr=1.0), norm="batch", dropout=0.0)
+    module = make()
+    checkpoints = Checkpoints(tmp_path, monitor="val/loss", mode="min")
+    averaging = WeightAveraging(horizon=horizon)
+    fit(module, averaging, kept, history, checkpoints, epochs=epochs)
+    plain, judged = make(), Judge()
+    fit(plain, judged, epochs=epochs)
+    assert equal(module.network.state_dict(), plain.network.state_dict())
+
+    # One chunk an epoch. At first every weight counts alike, then the fresh ones for more.
+    fresh = [max(1 / n, 1 - np.exp(-1 / (horizon * epochs))) for n in range(1, epochs + 1)]
+    assert fresh[0] == 1 and fresh[-1] == fresh[-2] > 1 / epochs
+    network, losses, (x, y) = make().network, [], data_module().val
+    mean = dict.fromkeys(network.state_dict(), 0)
+    for share, weights in zip(fresh, kept.weights, strict=True):
+        mean = {name: old + share * (weights[name] - old) for name, old in mean.items()}
+        network.load_state_dict(mean)
+        with torch.no_grad():
+            logits = network.eval()(x)[:, 0]
+        losses.append(float(F.binary_cross_entropy_with_logits(logits, y.float())))
+    assert [row["val/loss"] for row in history.rows] == pytest.approx(losses, rel=1e-5)
+    assert losses != pytest.approx(judged.losses, rel=1e-2)
+    stored, _ = network_in(tmp_path / "last.ckpt")
+    assert stored.keys() == mean.keys()
+    for name in [name for name, value in stored.items() if value.is_floating_point()]:
+        torch.testing.assert_close(stored[name], mean[name], rtol=1e-5, atol=1e-6)
+
+
 class InterruptionError(Exception):
     """Stands for whatever ends a process."""
 
@@ -316,12 +362,16 @@ SETTINGS = {
         "schedule": partial(ReduceLROnPlateau, mode="min", factor=0.3, patience=0),
         "norm": "batch",
     },
+    "averaged": {"optimizer": partial(AdamW, lr=0.05), "norm": "batch", "horizon": 0.2},
 }
 
 
 def train(folder, settings, *others, seed, resume=False):
     """Seven epochs with everything that a run has; the classifier and its rows."""
-    history, module = History(), classifier(seed=seed, **settings)
+    options = dict(settings)
+    if horizon := options.pop("horizon", None):
+        others = (WeightAveraging(horizon=horizon), *others)
+    history, module = History(), classifier(seed=seed, **options)
     fit(
         module,
         EpochSeed(0),

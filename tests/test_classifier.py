@@ -352,6 +352,37 @@ def test_l1_pulls_every_weight_towards_zero_by_as_much():
         torch.testing.assert_close(having - without, pull, rtol=1e-4, atol=1e-6)
 
 
+class Hostile(Plain):
+    """Adversarial training, with the gradient of both halves of the loss taken at once."""
+
+    def step(self, x, y):
+        """Learn from a batch, and from it shifted by 0.2 standard deviations."""
+        x = x.clone().requires_grad_()
+        friendly = self.cross_entropy(self.network(x), y, 0.0)
+        (slope,) = torch.autograd.grad(friendly, x, retain_graph=True)
+        shift = slope / slope.square().mean(1, keepdim=True).sqrt() * 0.2 * self.network.std
+        loss = (friendly + self.cross_entropy(self.network((x + shift).detach()), y, 0.0)) / 2
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_adversarial_training_learns_as_much_from_inputs_shifted_against_their_labels(name):
+    data, watch, make = data_module(name), Watch(), partial(SGD, lr=0.1, momentum=0.9)
+    start = network_for(data, norm="batch")
+    ours, _ = fit(start, data, optimizer=make, adversarial=0.2, callbacks=[watch])
+    plain = Hostile(start, data, optimizer=make)
+    for mine, theirs in zip(ours.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    assert watch.series("train/loss") == pytest.approx(plain.train_losses, rel=1e-4)
+    assert watch.series("val/loss") == pytest.approx(plain.val_losses, rel=1e-4)
+    assert watch.series("val/loss") != pytest.approx(
+        Plain(start, data, optimizer=make).val_losses, rel=1e-3
+    )
+
+
 @pytest.mark.parametrize("name", DATASETS)
 def test_validation_metrics_are_those_of_all_validation_examples(name):
     data, watch = data_module(name), Watch()

@@ -20,13 +20,16 @@ from perceptrail.errors import UserError
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
 CONF = Path(__file__).parent.parent / "conf"
-GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
+GROUPS = sorted(
+    folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "study"
+)
 OPTIONS = [f"{g}={path.stem}" for g in GROUPS for path in sorted((CONF / g).glob("*.yaml"))]
 
 NO_NUMBERS = [None, "1", "", True, [1], nan, inf, -inf]
 SHARES = ([0, 0.0, 0.5, 0.999], [-0.1, 1, 1.0, *NO_NUMBERS], "in [0, 1)")
 POSITIVE = ([1e-9, 0.5, 3, 1e9], [0, 0.0, -1, *NO_NUMBERS], "above 0")
 NOT_NEGATIVE = ([0, 0.0, 0.5, 3], [-1e-9, -1, *NO_NUMBERS], "at least 0")
+FLAGS = ([True, False], [None, 0, 1, "true", "on"], "true or false")
 TEXTS = (["a", "a/b c"], [None, "", 1, True, ["a"]], "a text")
 
 
@@ -43,6 +46,9 @@ def integers(low, *, high=None):
     return good, [low - 1, low + 0.5, float(low), *above, *NO_NUMBERS], said
 
 
+PARTS = ([0.001, 0.2, 0.999], [0, 0.0, 1, 1.0, -0.2, *NO_NUMBERS], "in (0, 1)")
+
+
 def names(*good):
     """Values for a rule about names."""
     return list(good), [None, "", good[0].upper(), f"{good[0]} ", 1, [good[0]]], ", ".join(good)
@@ -57,11 +63,13 @@ def or_null(values):
 # key -> values that hold, values that do not, and words that the message must say.
 VALUES = {
     "seed": integers(0, high=2**32 - 1),
+    "figures": FLAGS,
     "monitor.metric": names("val/loss", "val/acc", "train/loss"),
     "monitor.mode": names("min", "max"),
     "regularization.label_smoothing": SHARES,
     "regularization.l1": NOT_NEGATIVE,
     "regularization.l2": NOT_NEGATIVE,
+    "regularization.adversarial": NOT_NEGATIVE,
     "regularization.gradient_clip": or_null(POSITIVE),
     "regularization.max_norm": or_null(POSITIVE),
     "data.dir": TEXTS,
@@ -70,6 +78,7 @@ VALUES = {
         [0, -1, 0.0, 1.0, 1.5, -0.2, *NO_NUMBERS],
         "at least 1, or a share of the training set in (0, 1)",
     ),
+    "data.train_size": or_null(integers(1)),
     "data.batch_size": integers(1),
     "data.points": integers(8),
     "data.bits": integers(2, high=20),
@@ -79,7 +88,8 @@ VALUES = {
         [None, "/data", 1, [1], [["/data"]]],
         "a list of URLs and folders",
     ),
-    "data.test_size": ([0.001, 0.2, 0.999], [0, 0.0, 1, 1.0, -0.2, *NO_NUMBERS], "in (0, 1)"),
+    "data.test_size": PARTS,
+    "data.table": names("breast_cancer", "diabetes", "iris", "wine"),
     "data.arms": integers(2),
     "data.turns": POSITIVE,
     "data.factor": POSITIVE,
@@ -94,6 +104,8 @@ VALUES = {
     ),
     "model.dropout": SHARES,
     "model.input_dropout": SHARES,
+    "model.noise": NOT_NEGATIVE,
+    "model.input_noise": NOT_NEGATIVE,
     "model.norm": or_null(names("batch", "layer")),
     "optimizer.lr": POSITIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
@@ -108,6 +120,7 @@ VALUES = {
     "dropout.cutoff": SHARES,
     "callbacks.early_stopping.patience": integers(1),
     "callbacks.early_stopping.min_delta": NOT_NEGATIVE,
+    "callbacks.averaging.horizon": PARTS,
     "trainer.accelerator": names("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     "trainer.devices": ([1, 8, "auto", [0], [0, 1]], [0, -1, None, "", "two", 1.5, True], "auto"),
     "trainer.max_epochs": integers(1),
@@ -121,7 +134,7 @@ VALUES = {
         "a database (sqlite:///path, postgresql://...) or the address of an MLflow server",
     ),
     "tracking.experiment": or_null(TEXTS),
-    "tracking.system_metrics": ([True, False], [None, 0, 1, "true", "on"], "true or false"),
+    "tracking.system_metrics": FLAGS,
     "run": TEXTS,
     "image": TEXTS,
 }

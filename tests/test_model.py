@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from perceptrail.activations import ACTIVATIONS
-from perceptrail.model import MLP
+from perceptrail.model import MLP, Dropout, GaussianNoise
 
 HIDDEN = [[], [7], [7, 5], [3, 3, 3, 3]]
 NORMS = [None, "batch", "layer"]
@@ -138,10 +138,57 @@ def test_dropout_is_as_strong_as_set_and_only_while_training():
     assert whole.all()
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.999, 1 - 1e-9])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (1001, 3)])
+def test_dropout_scales_up_what_it_keeps_and_the_gradient_alike(rate, shape):
+    dropout = Dropout(rate)
+    x = torch.randn(shape, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = dropout(x)
+    dropped.sum().backward()
+    kept = dropped != 0
+    torch.testing.assert_close(x.grad, kept / (1 - rate))
+    torch.testing.assert_close(dropped, x * kept / (1 - rate))
+    assert dropout.eval()(x) is x
+
+
+def test_dropout_keeps_every_value_as_often_and_none_by_its_neighbour():
+    torch.manual_seed(0)
+    kept = (Dropout(0.3)(torch.ones(250_000, 8)) > 0).double()
+    # Binomial of 250,000: standard deviation 0.09%; the same of a correlation is 0.2%.
+    assert_allclose(kept.mean(0), 0.7, atol=0.005)
+    assert_allclose(np.corrcoef(kept.T), np.eye(8), atol=0.01)
+    assert_allclose(np.corrcoef(kept[1:, 0], kept[:-1, 0])[0, 1], 0, atol=0.01)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_noise_comes_before_every_activation_and_on_the_inputs_and_only_while_training(norm):
+    made = network(hidden=[50, 50], norm=norm, activation="tanh", noise=0.3, input_noise=2.0)
+    quiet = network(hidden=[50, 50], norm=norm, activation="tanh")
+    noises = [layer for layer in made.layers if isinstance(layer, GaussianNoise)]
+    assert [type(b) for a, b in pairwise(made.layers) if a in noises] == [nn.Linear, *2 * [nn.Tanh]]
+    x = torch.randn(400, 4)
+    assert torch.equal(made.eval()(x), quiet.eval()(x))
+    added = []
+    for layer in noises:
+        layer.register_forward_hook(lambda _, inputs, output: added.append(output - inputs[0]))
+    with torch.no_grad():
+        made.train()(x)
+    for noise, std in zip(added, [2.0, 0.3, 0.3], strict=True):
+        # Of n = 1,600 or 20,000 normal numbers: mean strays by std/sqrt(n), std by that over 1.4.
+        assert float(noise.mean()) == pytest.approx(0, abs=5 * std / noise.numel() ** 0.5)
+        assert float(noise.std()) == pytest.approx(std, rel=4 / noise.numel() ** 0.5)
+
+
+def test_without_noise_there_is_no_layer_for_it():
+    layers = network(norm="batch").layers
+    assert not any(isinstance(layer, GaussianNoise) for layer in layers)
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", ["gelu", "relu"])
 def test_what_was_saved_is_read_back_bit_for_bit(tmp_path, norm, activation):
-    options = {"dropout": 0.3, "input_dropout": 0.1, "mean": 0.1307, "std": 0.3081}
+    options = {"dropout": 0.3, "input_dropout": 0.1, "mean": 0.1307, "std": 0.3081, "noise": 0.2}
     made = trained(norm=norm, activation=activation, **options)
     made.save(tmp_path / "new" / "model", classes=["a", "b", "c"], shape=[2, 2])
     loaded, facts = MLP.load(tmp_path / "new" / "model")

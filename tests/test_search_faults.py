@@ -1,10 +1,13 @@
 """Killed, interrupted and troubled searches, each as the command that a user would type."""
 
 import os
+import pty
 import random
 import signal
 import subprocess
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,7 +38,7 @@ def folders(path: Path) -> set[int]:
 def test_killed_again_and_again(tmp_path: Path) -> None:
     given = (*SPACE, "hydra.sweeper.n_trials=12", "nap=0.25")
     chance = random.Random(1)
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen(command(tmp_path, *given), start_new_session=True)
         try:
             process.wait(timeout=1 + 2 * chance.random())
@@ -91,6 +94,25 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, n_jobs: int, stop: int)
     assert run(tmp_path, *given).returncode == 0
     assert done(opened(tmp_path))[: len(kept)] == kept
     assert len(done(opened(tmp_path))) == 4
+
+
+def test_a_terminal_has_a_live_line(tmp_path: Path) -> None:
+    given = (*SPACE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2", "nap=0.5")
+    watched, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    process = subprocess.Popen(
+        command(tmp_path, *given), stdout=subprocess.DEVNULL, stderr=terminal
+    )
+    os.close(terminal)
+    shown = ""
+    with suppress(OSError):  # which says that the other end is closed
+        while text := os.read(watched, 65536).decode(errors="replace"):
+            shown += text
+    os.close(watched)
+    assert process.wait() == 0
+    best = opened(tmp_path).best_trial
+    assert "0/3 [" in shown
+    assert f"best {best.value:.5g} (trial {best.number})" in shown
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])

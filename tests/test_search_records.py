@@ -1,11 +1,11 @@
 """A search's run in MLflow, read back from a real store."""
 
 import csv
+import itertools
 import os
 import random
 import re
 import shlex
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,45 +13,14 @@ from pathlib import Path
 import mlflow
 import psutil
 import pytest
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 from optuna import Study
 from optuna.trial import TrialState
+from running import Command
 from running import run as run_command
-from search_app.lab import command, opened, run
+from search_app.lab import OUTCOME, PARENT, Tree, opened, run
 
 SPACE = ("x=interval(0, 1)", "y=range(0, 4)")
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-OUTCOME, NUMBER, PARENT = "perceptrail.outcome", "trial.number", "mlflow.parentRunId"
-
-
-class Tree:
-    """A study's run and those of its trials, in the order of their numbers."""
-
-    def __init__(self, folder: Path, experiment: str) -> None:
-        self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-        known = self.client.get_experiment_by_name(experiment)
-        runs: list[Run] = list(self.client.search_runs([known.experiment_id]))
-        parents = [r for r in runs if PARENT not in r.data.tags]
-        assert len(parents) == 1
-        self.parent = parents[0]
-        self.children = sorted(
-            (r for r in runs if r.data.tags.get(PARENT) == self.parent.info.run_id),
-            key=lambda r: int(r.data.tags[NUMBER]),
-        )
-        assert len(self.children) == len(runs) - 1
-
-    @property
-    def outcomes(self) -> dict[int, str]:
-        """How each trial ended."""
-        pairs = [(int(r.data.tags[NUMBER]), r.data.tags[OUTCOME]) for r in self.children]
-        assert len(dict(pairs)) == len(pairs)  # no trial twice
-        return dict(pairs)
-
-    def files(self, folder: str | None = None) -> set[str]:
-        """The names of the parent's files."""
-        found = self.client.list_artifacts(self.parent.info.run_id, folder)
-        return {Path(file.path).name for file in found}
 
 
 def tracked(folder: Path) -> str:
@@ -120,27 +89,46 @@ def test_no_store_no_mlflow(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, check=True)
 
 
+def workers(main: psutil.Process) -> list[psutil.Process]:
+    try:
+        below = main.children(recursive=True)
+        return [p for p in below if "perceptrail.search.workers" in p.cmdline()]
+    except psutil.NoSuchProcess:  # one has just gone
+        return []
+
+
 @pytest.mark.slow
-def test_killed_again_and_again_three_stores_agree(tmp_path: Path) -> None:
-    given = (*SPACE, tracked(tmp_path), "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=2")
-    chance, folder = random.Random(0), tmp_path / "sweep"
-    for _ in range(4):
-        process = subprocess.Popen(command(folder, *given, "nap=0.5"), start_new_session=True)
-        try:
-            process.wait(timeout=4 + 6 * chance.random())
-        except subprocess.TimeoutExpired:
-            below = psutil.Process(process.pid).children(recursive=True)
-            victims = [process.pid, *(child.pid for child in below)]
-            os.kill(chance.choice(victims), signal.SIGKILL)  # sweeper, worker or recorder
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            psutil.wait_procs(below, timeout=20)
+def test_twenty_kills_and_three_stores_agree(tmp_path: Path) -> None:
+    """The main process is killed, with its trial or with workers, and a worker before it."""
+    given = ["hparams_search=xor", "trainer.max_epochs=1", "tracking.system_metrics=false"]
+    given += ["hydra.sweeper.max_failures=null", "hydra.sweeper.figures=false"]
+    chance, folder, kills = random.Random(0), tmp_path / "searches" / "xor", 0
+    wrote: dict[Path, str] = {}
+    for total in itertools.count(1):
+        if kills >= 20:
+            break
+        victims = ("worker", "main") if total % 5 == 0 else ("main",)
+        now = [f"hydra.sweeper.n_trials={total}", f"hydra.sweeper.n_jobs={len(victims)}"]
+        search = Command("train.py", "-m", *given, *now, cwd=tmp_path)
+        main = psutil.Process(search.process.pid)
+        for victim in victims:
+            while victim == "worker" and search.code is None and not workers(main):
+                search.process.join(0.05)
+            search.process.join(chance.uniform(0, 4))
+            below = main.children(recursive=True) if search.code is None else []
+            found = workers(main) if victim == "worker" else [main]
+            if found and search.code is None:
+                chance.choice(found).kill()
+                kills += 1
+        search.kill()
+        psutil.wait_procs(below, timeout=20)
+        there = {path: path.read_text() for path in folder.glob("*/.hydra/overrides.yaml")}
+        assert wrote.items() <= there.items(), "overwritten"
+        wrote = there
     for _ in range(2):
-        last = run(folder, *given)
-        assert last.returncode == 0, last.stderr
-    study, tree = opened(folder), Tree(tmp_path, "tests")
-    assert sum(t.state in DONE for t in study.trials) == 12
-    assert len({tuple(t.params.values()) for t in study.trials if t.state in DONE}) == 12
+        run_command("train.py", "-m", *given, f"hydra.sweeper.n_trials={total}", cwd=tmp_path)
+    study, tree = opened(folder, "xor"), Tree(tmp_path, "perceptrail")
+    assert sum(t.state in DONE for t in study.trials) == total
     assert tree.outcomes == outcomes(study)
     assert table(folder) == {t.number: t.state.name for t in study.trials}
     assert tree.parent.info.status == "FINISHED"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from sklearn import datasets
 from sklearn.datasets import load_digits
 
 from perceptrail.data import sets
@@ -106,6 +107,31 @@ def test_digits_are_scikit_learn_s_split_by_class():
     assert np.bincount(y).sum() + len(y_test) == len(labels)
 
 
+@pytest.mark.parametrize("table", sets.TABLES)
+def test_tables_are_scikit_learn_s_standardised_by_the_training_part(table):
+    data = sets.tabular(table=table, test_size=0.25)
+    raw = getattr(datasets, f"load_{table}")()
+    (x, y), (x_test, y_test) = data.train(), data.test()
+    assert len(y_test) == round(0.25 * len(raw.target))
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(x.std(0), 1, atol=1e-5)
+    # Back in its own units every row is one of the table's, with the class that the table says.
+    true = raw.target > np.median(raw.target) if table == "diabetes" else raw.target
+    scaled = (raw.data - raw.data.mean(0)) / raw.data.std(0)
+    both, labels = np.concatenate([x, x_test]), np.concatenate([y, y_test])
+    both = (both - both.mean(0)) / both.std(0)
+    for one, other in zip(_sorted(both, labels), _sorted(scaled, true), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert len(data.classes) == len(np.unique(true))
+    shares = np.bincount(y_test) - 0.25 * np.bincount(true)
+    assert np.abs(shares).max() <= 1
+
+
+def _sorted(x, y):
+    order = np.lexsort(np.round(np.column_stack([y, x]), 3).T)
+    return x[order], y[order]
+
+
 @pytest.mark.parametrize("make", DRAWN.values(), ids=DRAWN)
 def test_drawn_sets_follow_the_seed(make):
     data, same, other = make(seed=1), make(seed=1), make(seed=2)
@@ -163,7 +189,7 @@ def test_a_config_holds_the_keys_of_its_function(path):
     assert cfg["_target_"] == f"perceptrail.data.sets.{path.stem}"
     assert set(keys[1:]) == {
         *inspect.signature(getattr(sets, path.stem)).parameters,
-        *("batch_size", "val_size", "augment"),
+        *("batch_size", "val_size", "train_size", "augment"),
     }
     lines = path.read_text().splitlines()
     uncommented = [line.split(":")[0] for line in lines if "#" not in line]

@@ -1,6 +1,7 @@
 """Registers `hydra/sweeper=optuna`, its samplers and pruners; Hydra imports this at each start."""
 
 import importlib.util
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import MISSING, DictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 OFFICIAL = "hydra_plugins.hydra_optuna_sweeper"
@@ -105,6 +106,10 @@ class OptunaSweeper(Sweeper):
                 "pip uninstall hydra-optuna-sweeper"
             )
         self.hydra_context, self.config, self.function = hydra_context, config, task_function
+        ray = OmegaConf.select(config, "hydra.launcher.ray.init")
+        if ray is not None and (ray.get("address") or "RAY_ADDRESS" in os.environ):
+            with read_write(ray), open_dict(ray):  # its launcher sets one, which a cluster refuses
+                ray.setdefault("object_store_memory", None)
         if config.hydra.launcher._target_ != BASIC_LAUNCHER:
             self.launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=task_function, config=config

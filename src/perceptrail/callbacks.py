@@ -1,10 +1,10 @@
-"""Hooks of a training: repeatable randomness, its history, dropout schedules, progress, NaN."""
+"""Hooks of a training: repeatable randomness, its history, schedules, averages, progress, NaN."""
 
 import shutil
 import sys
 import time
 from collections.abc import Callable
-from math import isfinite
+from math import expm1, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor
 from tqdm import tqdm
 
 from perceptrail.classifier import Classifier
@@ -65,6 +66,77 @@ class ScheduledDropout(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the rate."""
         pl_module.log("dropout", self.rate)
+
+
+class WeightAveraging(Callback):
+    """Keeps a running mean of the weights; validation and checkpoints see it instead of them.
+
+    Its memory fades by 1/e in `horizon`, a share of the training; in the first such share it is the
+    plain mean. Batch-norm statistics are averaged along. Polyak & Juditsky 1992, "Acceleration of
+    stochastic approximation by averaging"; fading as in Tarvainen & Valpola 2017, arXiv:1703.01780.
+    """
+
+    def __init__(self, *, horizon: float) -> None:
+        self._horizon = horizon
+        self._mean: dict[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start with the weights as they are, or go on."""
+        if self._mean is None:
+            self._mean = {name: value.clone() for name, value in _floats(pl_module).items()}
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note where a chunk of steps begins."""
+        assert isinstance(pl_module, Classifier)
+        self._step = pl_module.step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Mix in the weights that the chunk ended with, as if all its steps had had them."""
+        assert isinstance(pl_module, Classifier) and self._mean is not None
+        new = pl_module.step - self._step
+        share = max(new / pl_module.step, -expm1(-new / (self._horizon * pl_module.steps)))
+        for mean, value in zip(self._mean.values(), _floats(pl_module).values(), strict=True):
+            mean.lerp_(value, share)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the mean in the network."""
+        self._swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the weights back."""
+        self._swap(pl_module)
+
+    @torch.no_grad()
+    def _swap(self, pl_module: LightningModule) -> None:
+        assert self._mean is not None
+        for mean, value in zip(self._mean.values(), _floats(pl_module).values(), strict=True):
+            weights = value.clone()
+            value.copy_(mean)
+            mean.copy_(weights)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the mean as the network, and the weights that training goes on from beside it."""
+        assert self._mean is not None
+        checkpoint["trained"] = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {**checkpoint["trained"], **self._mean}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take both up again."""
+        pl_module.load_state_dict(checkpoint["trained"])
+        stored, own = checkpoint["state_dict"], _floats(pl_module)
+        self._mean = {name: stored[name].to(value.device) for name, value in own.items()}
+
+
+def _floats(module: LightningModule) -> dict[str, Tensor]:
+    return {k: v for k, v in module.state_dict().items() if v.is_floating_point()}
 
 
 class StopOnDivergence(Callback):

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from perceptrail.drawing import (
     COLOURS,
@@ -12,8 +14,6 @@ from perceptrail.drawing import (
     MARKERS,
     MEDIUM,
     SMALL,
-    Floats,
-    legend,
     line,
     log_if_wide,
     nth,
@@ -22,6 +22,7 @@ from perceptrail.drawing import (
 )
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[Sequence[float]]]]
+Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def lines(
@@ -33,29 +34,40 @@ def lines(
     axes with their units.
     """
     width, height = 3.9 if len(panels) > 1 else 5.4, 3.0
+    columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
+    rows = -(-len(panels) // columns)
     names = list(dict.fromkeys(name for series in panels.values() for name in series))
     foot = 0.25 * (1 + (len(names) - 1) // 4) if len(names) > 1 else 0.0
     head = 0.7 if any(panels) else 0.5
-    figure = sheet(0.75 + (width + 0.75) * len(panels), 0.55 + foot + height + head, title=title)
-    for column, (heading, series) in enumerate(panels.items()):
-        box = (0.75 + (width + 0.75) * column, 0.55 + foot, width, height)
+    across, up = width + 0.75, height + 0.95
+    total = 0.55 + foot + up * (rows - 1) + height + head
+    figure = sheet(0.5 + across * columns, total, title=title)
+    for i, (heading, series) in enumerate(panels.items()):
+        row, column = divmod(i, columns)
+        box = (0.75 + across * column, 0.55 + foot + up * (rows - 1 - row), width, height)
         axes = panel(figure, box, x=x, y=y if column == 0 else "")
         axes.set_title(heading, fontsize=MEDIUM, color=INK, loc="left")
         for name, (at, values) in series.items():
             k = names.index(name)
             mean, sd = zip(*(mean_sd(of_seeds) for of_seeds in values), strict=True)
-            style = {"colour": nth(COLOURS, k), "marker": nth(MARKERS, k), "label": name}
+            style = {
+                "colour": nth(COLOURS, k),
+                "marker": nth(MARKERS, k + k // len(COLOURS)),
+                "label": name,
+            }
             line(axes, np.array(at, float), np.array(mean), np.array(sd), **style)
         if log_x:
             axes.set_xscale("log")
             ticks = sorted({value for at, _ in series.values() for value in at})
             axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
             axes.minorticks_off()
+        elif all(float(value).is_integer() for at, _ in series.values() for value in at):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         log_if_wide(axes)
-        if column == 0 and len(names) > 1:
-            place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.05, 0), "ncols": 4}
-            handles, _ = axes.get_legend_handles_labels()
-            figure.legend(handles=handles, fontsize=SMALL, frameon=False, **place)
+    if len(names) > 1:
+        drawn = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.05, 0), "ncols": 4}
+        figure.legend(handles=list(drawn.values()), fontsize=SMALL, frameon=False, **place)
     return figure
 
 
@@ -68,15 +80,18 @@ def dots(
 ) -> Figure:
     """A row for each variant: a dot for every seed, and the mean with ± one standard deviation.
 
-    `panels` maps headings to variants to their values, one a seed.
+    `panels` maps headings to variants to their values, one a seed; three panels make a row.
     """
     variants = list(dict.fromkeys(name for group in panels.values() for name in group))
     longest = max(map(len, variants))
     left, width, height = 0.35 + 0.068 * longest, 3.4, 0.3 * len(variants) + 0.2
     head = 0.7 if any(panels) else 0.5
-    figure = sheet(left + (width + 0.35) * len(panels), 0.5 + height + head, title=title)
-    for column, (heading, group) in enumerate(panels.items()):
-        axes = panel(figure, (left + (width + 0.35) * column, 0.5, width, height), x=x)
+    across, above, pitch = min(len(panels), 3), (len(panels) - 1) // 3, height + 0.9
+    tall = 0.5 + above * pitch + height + head
+    figure = sheet(left + (width + 0.35) * across, tall, title=title)
+    for number, (heading, group) in enumerate(panels.items()):
+        column, bottom = number % 3, 0.5 + pitch * (above - number // 3)
+        axes = panel(figure, (left + (width + 0.35) * column, bottom, width, height), x=x)
         axes.set_title(heading, fontsize=MEDIUM, color=INK, loc="left")
         for name, values in group.items():
             row, factor = variants.index(name), 100 if percent else 1
@@ -85,13 +100,18 @@ def dots(
             axes.plot(each, [row] * len(each), "o", color=COLOURS[0], alpha=0.35, markersize=4)
             bar: dict[str, Any] = {"color": INK, "capsize": 3, "markersize": 8, "linewidth": 1.4}
             axes.errorbar(factor * mean, row, xerr=factor * sd, fmt="|", **bar)
+        if (
+            percent
+            and axes.get_xlim()[1] > 100 >= max(max(values) for values in group.values()) * 100
+        ):
+            axes.set_xlim(right=100.5)
         axes.set_yticks(range(len(variants)), variants if column == 0 else [""] * len(variants))
         axes.set_ylim(len(variants) - 0.5, -0.5)
     return figure
 
 
 def functions(
-    curves: Mapping[str, Mapping[str, Callable[[Floats], Floats]]],
+    curves: Mapping[str, Mapping[str, Function]],
     *,
     title: str,
     between: tuple[float, float],
@@ -106,10 +126,12 @@ def functions(
         axes = panel(figure, box)
         axes.set_title(heading, fontsize=MEDIUM, color=INK, loc="left")
         for k, (name, f) in enumerate(named.items()):
-            style = "-" if k % 2 == 0 else "--"
-            axes.plot(at, f(at), style, color=COLOURS[k], label=name, linewidth=1.6)
+            axes.plot(
+                at, f(at), nth(("-", "--", ":"), k), color=COLOURS[k], label=name, linewidth=1.6
+            )
         if i == 0 and len(named) > 1:
-            legend(axes, loc="best")
+            place: dict[str, Any] = {"loc": "upper right", "bbox_to_anchor": (0.97, 1), "ncols": 4}
+            figure.legend(fontsize=MEDIUM, labelcolor=INK, frameon=False, **place)
     return figure
 
 

@@ -23,27 +23,37 @@ from perceptrail.recorder import RunLog
 HISTORY = "history.csv"
 
 
+@dataclass
 class Clock:
-    """The seconds of a run: from the start of the process, or of the job in a multirun."""
+    """The seconds of a run: from the start of the process, or of the job in a multirun.
 
-    def __init__(self) -> None:
+    Moments are as `time.time` has them.
+    """
+
+    start: float
+    start_of_fit: float = 0.0
+    end_of_fit: float = 0.0
+
+    @classmethod
+    def of_job(cls) -> "Clock":
+        """A clock for the Hydra job that is running."""
         single = HydraConfig.get().mode == RunMode.RUN
-        self._start = psutil.Process().create_time() if single else time.time()
+        return cls(psutil.Process().create_time() if single else time.time())
 
     def start_fit(self) -> None:
         """The training begins."""
-        self._fit = time.time()
+        self.start_of_fit = time.time()
 
     def end_fit(self) -> None:
         """The training has ended."""
-        self._end = time.time()
+        self.end_of_fit = time.time()
 
     def read(self) -> dict[str, float]:
         """The seconds so far, as metrics."""
         return {
-            "time/startup_s": self._fit - self._start,
-            "time/fit_s": self._end - self._fit,
-            "time/total_s": time.time() - self._start,
+            "time/startup_s": self.start_of_fit - self.start,
+            "time/fit_s": self.end_of_fit - self.start_of_fit,
+            "time/total_s": time.time() - self.start,
         }
 
 

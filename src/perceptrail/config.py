@@ -67,11 +67,18 @@ def _activations() -> Rule:
     return _one_of(ACTIVATIONS)
 
 
+def _tables() -> Rule:
+    from perceptrail.data.sets import TABLES  # imports NumPy
+
+    return _one_of(TABLES)
+
+
 def _left_out(instead: str) -> Rule:
     return Rule(f"left out: {instead}", lambda v: False)
 
 
 _SHARE = Rule("a number in [0, 1)", lambda v: _is_number(v) and 0 <= v < 1)
+_PART = Rule("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1)
 _FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 _TEXT = Rule("a text", lambda v: isinstance(v, str) and v != "")
 _WIDTHS = Rule(
@@ -104,6 +111,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "regularization.label_smoothing": _SHARE,
     "regularization.l1": _at_least(0),
     "regularization.l2": _at_least(0),
+    "regularization.adversarial": _at_least(0),
     "regularization.gradient_clip": _above(0).or_null(),
     "regularization.max_norm": _above(0).or_null(),
     "data.dir": _TEXT,
@@ -114,7 +122,8 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "data.bits": _integer(2, 20),
     "data.noise": _at_least(0),
     "data.mirrors": _MIRRORS,
-    "data.test_size": Rule("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    "data.test_size": _PART,
+    "data.table": _tables,
     "data.arms": _integer(2),
     "data.turns": _above(0),
     "data.factor": _above(0),
@@ -129,7 +138,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "optimizer.weight_decay": _at_least(0),
     "schedule.warmup": _SHARE,
     "schedule.final": Rule("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
-    "schedule.factor": Rule("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    "schedule.factor": _PART,
     "schedule.patience": _integer(0),
     "dropout.schedule": _one_of(DROPOUT_SCHEDULES),
     "dropout.start": _SHARE,
@@ -137,7 +146,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "dropout.cutoff": _SHARE,
     "callbacks.early_stopping.patience": _integer(1),
     "callbacks.early_stopping.min_delta": _at_least(0),
-    "callbacks.averaging.horizon": Rule("a number in (0, 1)", lambda v: _is_number(v) and 0 < v < 1),
+    "callbacks.averaging.horizon": _PART,
     "trainer.accelerator": _one_of(["auto", "cpu", "gpu", "cuda", "mps", "tpu"]),
     "trainer.devices": _DEVICES,
     "trainer.max_epochs": _integer(1),

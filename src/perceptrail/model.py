@@ -6,13 +6,44 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from perceptrail.activations import ACTIVATIONS
 
 NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
+_INT64 = torch.iinfo(torch.int64)
 WEIGHTS, ARCHITECTURE = "model.safetensors", "model.json"
+
+
+class Dropout(nn.Dropout):
+    """Dropout that on a processor costs a fifth: it draws 16 bits a value, PyTorch's a double.
+
+    The rate is thereby rounded down to a multiple of 1/65536.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Zero a share `p` of x while training, and scale up the rest."""
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(_INT64.min, None)
+        drawn = bits.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = torch.empty(x.shape, dtype=x.dtype)
+        torch.ge(drawn, int(self.p * 2**16) - 2**15, out=kept)
+        return x * kept.mul_(1 / (1 - self.p))
+
+
+class GaussianNoise(nn.Module):
+    """Adds normal numbers of deviation `std` while training."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Noise of its own for each value of x."""
+        return torch.add(x, torch.randn_like(x), alpha=self.std) if self.training else x
 
 
 class MLP(nn.Module):
@@ -22,6 +53,9 @@ class MLP(nn.Module):
     and `std` of the training data, so that a stored model needs nothing but itself. Weights start
     as normal numbers of variance gain²/fan_in (He et al. 2015, arXiv:1502.01852, section 2.2), the
     gain being that of the activation which a layer's inputs have gone through; biases start at 0.
+
+    `input_noise` and `noise` are the deviations of Gaussian noise on the standardised inputs and
+    before every activation, while training (Rasmus et al. 2015, arXiv:1507.02672, section 3.1).
     """
 
     def __init__(
@@ -33,6 +67,8 @@ class MLP(nn.Module):
         activation: str = "relu",
         dropout: float = 0.0,
         input_dropout: float = 0.0,
+        noise: float = 0.0,
+        input_noise: float = 0.0,
         norm: str | None = None,
         mean: float = 0.0,
         std: float = 1.0,
@@ -45,21 +81,27 @@ class MLP(nn.Module):
             "activation": activation,
             "dropout": dropout,
             "input_dropout": input_dropout,
+            "noise": noise,
+            "input_noise": input_noise,
             "norm": norm,
             "mean": mean,
             "std": std,
         }
         self.mean, self.std = mean, std
         f = ACTIVATIONS[activation]
-        layers: list[nn.Module] = [nn.Dropout(input_dropout)]
+        layers: list[nn.Module] = [Dropout(input_dropout)]
+        if input_noise:
+            layers.append(GaussianNoise(input_noise))
         gain = 1.0  # of what a layer's inputs have gone through: at first nothing
         for fan_in, width in pairwise([inputs, *hidden]):
             layers.append(_linear(fan_in, width, gain=gain))
             gain = f.gain
             if norm is not None:
                 layers.append(NORMS[norm](width))
+            if noise:
+                layers.append(GaussianNoise(noise))
             layers.append(getattr(nn, f.module)(**f.options))
-            layers.append(nn.Dropout(dropout))
+            layers.append(Dropout(dropout))
         layers.append(_linear([inputs, *hidden][-1], outputs, gain=gain))
         self.layers = nn.Sequential(*layers)
         self._dropouts = [layer for layer in layers[1:] if isinstance(layer, nn.Dropout)]

@@ -81,6 +81,25 @@ class RunLog:
         return None
 
 
+class LateLog(RunLog):
+    """A run's view of a recorder that hears of the run when that is closed, of all at once."""
+
+    def __init__(self, line: Recorder, run_id: str) -> None:
+        super().__init__(line, run_id)
+        self._calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+
+    def post(self, method: str, *args: Any, **kwargs: Any) -> None:
+        """Keep a call."""
+        self._calls.append((method, args, kwargs))
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Keep a call; the one that closes the run has all of them done."""
+        if method != "close_run":
+            return self.post(method, *args, **kwargs)
+        super().post("log_all", self._calls)
+        return super().call(method, *args, **kwargs)
+
+
 @cache
 def connect(uri: str, experiment: str) -> Recorder:
     """The recorder of this process for a store; started at the first call, then the same one."""

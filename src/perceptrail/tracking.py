@@ -9,9 +9,13 @@ import os
 import platform
 import shutil
 import socket
+import sqlite3
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
+from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -37,8 +41,11 @@ from mlflow.models import Model, ModelSignature
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
+from sqlalchemy import Engine, event
 
 from perceptrail.errors import UserError
+from perceptrail.passwords import masked
+from perceptrail.processes import identity, is_alive
 from perceptrail.runs import METRICS, MODEL, StoredRun
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -78,9 +85,35 @@ class _LoadMonitor(SystemMetricsMonitor):
                 samples = []
 
 
+class _Gathering:
+    """A client that keeps what it is to write in batches."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+        self.metrics: list[Metric] = []
+        self.params: dict[str, Param] = {}
+        self.tags: dict[str, RunTag] = {}
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        """Keep them; of equal keys the last."""
+        self.metrics += metrics
+        self.params |= {param.key: param for param in params}
+        self.tags |= {tag.key: tag for tag in tags}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
 class Store:
     """One MLflow store, local database or server, and one of its experiments.
 
+    What it stores, it stores without the passwords of addresses.
     Opening a local database also ends the runs of processes that have died on this machine.
     """
 
@@ -88,16 +121,21 @@ class Store:
         self._uri = uri
         self._database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite") else None
         self._steps: dict[str, set[int]] = {}  # of each open run: the epochs' steps it holds
+        self._params: dict[str, dict[str, str]] = {}  # and the parameters that it began with
         self._locks: dict[str, FileLock] = {}
         self._monitors: dict[str, _LoadMonitor] = {}
         self._studies: dict[str, tuple[str, str]] = {}  # of each open study: key, tag of its owner
+        self._trials: dict[tuple[str, str], str] = {}  # the run of a study's run and trial number
+        self._models: dict[tuple[Any, ...], TemporaryDirectory[str]] = {}  # see log_model
         mlflow.set_tracking_uri(uri)
         try:
             with self._creation():  # creating the tables races between processes
+                if self._database:
+                    _write_ahead(self._database)
                 self._client = MlflowClient(uri)
                 self._experiment = self._open_experiment(experiment)
         except MlflowException as error:
-            raise UserError(f"tracking.uri={uri}: {error.message}") from error
+            raise UserError(masked(f"tracking.uri={uri}: {error.message}")) from error
         self._end_dead_runs()
 
     def _creation(self) -> FileLock | nullcontext[None]:
@@ -141,20 +179,24 @@ class Store:
             lock.acquire(timeout=10)
         except Timeout:
             raise UserError(f"{run_dir}: another process is still writing this run") from None
-        own = {KEY: key, RUN_DIR: run_dir, HOST: socket.gethostname(), PROCESS: _process(owner)}
+        own = {KEY: key, RUN_DIR: run_dir, HOST: socket.gethostname(), PROCESS: identity(owner)}
         own |= {PARENT: self._study_id(parent)} if parent else {}
         found = self._search(f"tags.`{KEY}` = '{key}'")
         if found:
             run_id = str(found[0].info.run_id)
             self._client.update_run(run_id, status="RUNNING")
+            self.set_tags(run_id, own | {f"resumed.{k}": v for k, v in tags.items()})
             history = self._client.get_metric_history(run_id, "epoch")
             self._steps[run_id] = {metric.step for metric in history}
+            self._params[run_id] = found[0].data.params
         else:
-            run = self._client.create_run(self._experiment, run_name=name, tags=own)
+            given = {k: masked(v)[:8000] for k, v in (own | dict(tags)).items()}
+            run = self._client.create_run(self._experiment, run_name=name, tags=given)
             run_id = str(run.info.run_id)
-            self._steps[run_id] = set()
+            self._steps[run_id], self._params[run_id] = set(), {}
         self._locks[run_id] = lock
-        self.set_tags(run_id, own | {f"resumed.{k}" if found else k: v for k, v in tags.items()})
+        if parent and TRIAL_NUMBER in tags:
+            self._trials[own[PARENT], tags[TRIAL_NUMBER]] = run_id
         if system_metrics:
             monitor = _LoadMonitor(run_id, resume_logging=bool(found), tracking_uri=self._uri)
             monitor.start()
@@ -169,6 +211,7 @@ class Store:
             self.set_tags(run_id, {"mlflow.note.content": note})
         self._client.set_terminated(run_id, status)
         self._steps.pop(run_id, None)
+        self._params.pop(run_id, None)
         if lock := self._locks.pop(run_id, None):
             lock.release()
 
@@ -182,7 +225,7 @@ class Store:
     def _end_dead_runs(self) -> None:
         here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
         for run in self._search(here):
-            if not _is_alive(run.data.tags[PROCESS]):
+            if not is_alive(run.data.tags[PROCESS]):
                 self._client.set_terminated(run.info.run_id, "KILLED")
         for run in self._search(f"attributes.status = 'RUNNING' and tags.`{SWEEP_DIR}` != ''"):
             with self._sharing(run.data.tags[KEY]):
@@ -253,7 +296,7 @@ class Store:
             run_id = str(run.info.run_id)
             mark = f"{OWNER}{socket.gethostname()}.{owner}"
             given = {f"resumed.{k}" if found else k: v for k, v in tags.items()}
-            self.set_tags(run_id, own | given | {mark: _process(owner)})
+            self.set_tags(run_id, own | given | {mark: identity(owner)})
             self._client.update_run(run_id, status="RUNNING")
         self._studies[run_id] = (key, mark)
         return run_id
@@ -268,7 +311,7 @@ class Store:
     def _end_left_study(self, run_id: str, *, status: str) -> None:
         here = OWNER + socket.gethostname() + "."
         owners = {k: v for k, v in self._client.get_run(run_id).data.tags.items() if OWNER in k}
-        if all(mark.startswith(here) and not _is_alive(own) for mark, own in owners.items()):
+        if all(mark.startswith(here) and not is_alive(own) for mark, own in owners.items()):
             self._client.set_terminated(run_id, status)
 
     def _sharing(self, key: str) -> FileLock:
@@ -292,10 +335,8 @@ class Store:
 
         A trial that has no run, since it ended before it opened one, is given one.
         """
-        children = self._children(run_id, f" and tags.`{TRIAL_NUMBER}` = '{number}'")
-        if children:
-            child = children[0]
-        else:
+        child = self._trial(run_id, number)
+        if child is None:
             name = str(self._client.get_run(run_id).info.run_name)
             tags = {PARENT: run_id, TRIAL_STUDY: name, TRIAL_NUMBER: str(number)}
             child = self._client.create_run(self._experiment, None, tags, f"{name}-trial-{number}")
@@ -317,14 +358,22 @@ class Store:
             if known.get(number) != outcome:
                 self.mark_trial(run_id, number, outcome=outcome, reason=reason)
 
+    def _trial(self, run_id: str, number: int) -> Run | None:
+        """The run of a study's trial, without a search if it was opened here."""
+        if known := self._trials.get((run_id, str(number))):
+            return self._client.get_run(known)
+        found = self._children(run_id, f" and tags.`{TRIAL_NUMBER}` = '{number}'")
+        return found[0] if found else None
+
     def _children(self, run_id: str, condition: str = "") -> list[Run]:
         query = f"tags.`{PARENT}` = '{run_id}' and tags.`{TRIAL_NUMBER}` != ''"
         return self._search(query + condition, order="start_time ASC", limit=50_000)
 
     def register_best(self, run_id: str, number: int, *, name: str, alias: str = "best") -> None:
         """Register a trial's model under a name, and let the alias mean it."""
-        children = self._children(run_id, f" and tags.`{TRIAL_NUMBER}` = '{number}'")
-        child = self._client.get_run(children[0].info.run_id)
+        child = self._trial(run_id, number)
+        assert child is not None  # marked before
+        child = self._client.get_run(child.info.run_id)  # which a search leaves without outputs
         models = child.outputs.model_outputs if child.outputs else []
         if not models:
             return  # an application that logs none
@@ -346,11 +395,14 @@ class Store:
 
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Store parameters; one that differs from what the run began with becomes a tag."""
-        known = self._client.get_run(run_id).data.params
-        new = [Param(key, value[:6000]) for key, value in params.items() if key not in known]
+        known = self._params.pop(run_id, None)
+        if known is None:
+            known = self._client.get_run(run_id).data.params
+        params = {key: masked(value)[:6000] for key, value in params.items()}
+        new = [Param(key, value) for key, value in params.items() if key not in known]
         for start in range(0, len(new), 100):
             self._client.log_batch(run_id, params=new[start : start + 100])
-        changed = {k: v for k, v in params.items() if k in known and known[k] != v[:6000]}
+        changed = {k: v for k, v in params.items() if k in known and known[k] != v}
         self.set_tags(run_id, {f"resumed.{key}": value for key, value in changed.items()})
 
     def log_row(self, run_id: str, row: Mapping[str, float]) -> None:
@@ -360,35 +412,57 @@ class Store:
             self.log_metrics(run_id, {k: v for k, v in row.items() if k != "step"}, step=step)
             self._steps[run_id].add(step)
 
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float], *, step: int = 0) -> None:
-        """Store metrics, all of them or none."""
+    def log_metrics(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        *,
+        step: int = 0,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Store metrics, and tags that say more about them: all or nothing."""
         now = time.time_ns() // 1_000_000
         self._client.log_batch(
-            run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
+            run_id,
+            metrics=[Metric(key, value, now, step) for key, value in metrics.items()],
+            tags=[RunTag(key, masked(value)[:8000]) for key, value in (tags or {}).items()],
         )
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Store tags; they replace what was there."""
         if tags:
-            self._client.log_batch(run_id, tags=[RunTag(k, v[:8000]) for k, v in tags.items()])
+            self.log_metrics(run_id, {}, tags=tags)
+
+    def log_all(
+        self, run_id: str, calls: Iterable[tuple[str, tuple[Any, ...], dict[str, Any]]]
+    ) -> None:
+        """Do many calls (method, args, kwargs) for a run, with all their values in one write."""
+        client, self._client = self._client, _Gathering(self._client)  # type: ignore[assignment]
+        try:
+            for method, args, kwargs in calls:
+                getattr(self, method)(run_id, *args, **kwargs)
+            gathered: Any = self._client
+        finally:
+            self._client = client
+        metrics = gathered.metrics
+        params, tags = list(gathered.params.values()), list(gathered.tags.values())
+        for n in range(max(-(-len(metrics) // 800), -(-len(params) // 100), -(-len(tags) // 100))):
+            few, many = slice(100 * n, 100 * (n + 1)), slice(800 * n, 800 * (n + 1))
+            client.log_batch(run_id, metrics[many], params[few], tags[few])  # MLflow's limits
 
     def log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
         """Store texts as files."""
-        for name, text in texts.items():
-            self._client.log_text(run_id, text, name)
+        with TemporaryDirectory() as folder:
+            for name, text in texts.items():
+                path = Path(folder) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(masked(text))
+            self._client.log_artifacts(run_id, folder)
 
     def log_environment(self, run_id: str) -> None:
         """Store the versions of all installed packages, and what machine this is."""
-        packages = sorted({f"{d.name}=={d.version}" for d in distributions()}, key=str.lower)
-        self._client.log_text(run_id, "\n".join(packages) + "\n", "environment/packages.txt")
-        machine = {
-            "machine.system": platform.platform(),
-            "machine.cores": str(os.cpu_count()),
-            "machine.memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
-            "machine.processor": _processor_name(),
-            "machine.python": platform.python_version(),
-        }
-        self.set_tags(run_id, machine)
+        self.log_texts(run_id, {"environment/packages.txt": _packages()})
+        self.set_tags(run_id, _machine())
 
     def log_dataset(
         self, run_id: str, *, name: str, digest: str, source: str, facts: Mapping[str, Any]
@@ -407,35 +481,36 @@ class Store:
 
     def log_files(self, run_id: str, paths: Iterable[str], *, folder: str | None = None) -> None:
         """Store files."""
-        for path in paths:
-            self._client.log_artifact(run_id, path, folder)
+        for path in map(Path, paths):
+            if path.suffix == ".yaml":  # a configuration, which may hold addresses
+                name = f"{folder}/{path.name}" if folder else path.name
+                self.log_texts(run_id, {name: path.read_text()})
+            else:
+                self._client.log_artifact(run_id, str(path), folder)
 
     def log_model(self, run_id: str, path: str, *, classes: Sequence[str], inputs: int) -> None:
         """Store the model that `MLP.save` wrote, as one that MLflow can load and serve.
 
         It needs no pickle: weights and architecture as written, and this package's source.
         """
-        columns: list[ColSpec | TensorSpec] = [
-            ColSpec("string", "label"),
-            *(ColSpec("double", name) for name in classes),
-        ]
-        pixels = TensorSpec(np.dtype(np.float32), (-1, inputs))
         logged = self._client.create_logged_model(
             self._experiment, name=MODEL, source_run_id=run_id, model_type="classifier"
         )
-        with TemporaryDirectory() as folder:
-            # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
-            mlflow.pyfunc.save_model(
-                folder,
-                mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
-                loader_module="perceptrail.prediction",
-                data_path=path,
-                code_paths=[str(Path(__file__).parent)],
-                signature=ModelSignature(Schema([pixels]), Schema(columns)),
-                input_example=np.zeros((2, inputs), np.float32),
-                pip_requirements=[f"{name}=={version(name)}" for name in SERVING],
-            )
-            self._client.log_model_artifacts(logged.model_id, folder)
+        # All but the weights is the same for every run of a search: saved once, then changed.
+        kind = (*classes, inputs)
+        if kind not in self._models:
+            self._models[kind] = TemporaryDirectory()
+            _save_model(self._models[kind].name, path, classes=classes, inputs=inputs)
+        folder = Path(self._models[kind].name)
+        weights = folder / "data" / MODEL
+        shutil.rmtree(weights)
+        shutil.copytree(path, weights)
+        model = Model.load(str(folder))
+        model.run_id, model.model_id, model.model_uuid = run_id, logged.model_id, uuid.uuid4().hex
+        model.utc_time_created = str(datetime.now(UTC).replace(tzinfo=None))
+        model.model_size_bytes = sum(file.stat().st_size for file in weights.iterdir())
+        model.save(str(folder / "MLmodel"))
+        self._client.log_model_artifacts(logged.model_id, str(folder))
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
 
@@ -443,16 +518,80 @@ class Store:
         """Answer, which says that everything asked for before is done."""
 
 
-def _process(pid: int) -> str:
-    """A process on this machine by number and start, since numbers are used again."""
-    return f"{pid}@{psutil.Process(pid).create_time():.2f}"
+def _save_model(folder: str, path: str, *, classes: Sequence[str], inputs: int) -> None:
+    columns: list[ColSpec | TensorSpec] = [
+        ColSpec("string", "label"),
+        *(ColSpec("double", name) for name in classes),
+    ]
+    pixels = TensorSpec(np.dtype(np.float32), (-1, inputs))
+    # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
+    mlflow.pyfunc.save_model(
+        folder,
+        mlflow_model=Model(),
+        loader_module="perceptrail.prediction",
+        data_path=path,
+        code_paths=[str(Path(__file__).parent)],
+        signature=ModelSignature(Schema([pixels]), Schema(columns)),
+        input_example=np.zeros((2, inputs), np.float32),
+        pip_requirements=[f"{name}=={version(name)}" for name in SERVING],
+    )
 
 
-def _is_alive(process: str) -> bool:
+def best_runs(uri: str, *, metric: str) -> list[dict[str, Any]]:
+    """The finished runs of all experiments that have `metric`, the highest first; changes nothing.
+
+    Each is a dict of name, params, metrics and the day on which it was begun. Raises `UserError`
+    when the store cannot be read.
+    """
     try:
-        return _process(int(process.partition("@")[0])) == process
-    except psutil.NoSuchProcess:
-        return False
+        client = MlflowClient(uri)
+        found = client.search_runs(
+            [experiment.experiment_id for experiment in client.search_experiments()],
+            f"attributes.status = 'FINISHED' and metrics.`{metric}` >= 0",
+            order_by=[f"metrics.`{metric}` DESC"],
+        )
+    except MlflowException as error:
+        raise UserError(f"tracking.uri={uri}: {error.message}") from error
+    return [
+        {
+            "name": run.info.run_name,
+            "params": run.data.params,
+            "metrics": run.data.metrics,
+            "begun": time.strftime("%Y-%m-%d", time.gmtime(run.info.start_time / 1000)),
+        }
+        for run in found
+    ]
+
+
+def _write_ahead(database: Path) -> None:
+    """Let a commit append to a log, where it would wait three times for the disk."""
+    with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):
+        connection.execute(
+            "PRAGMA journal_mode=WAL"
+        )  # kept in the file; another time if it is busy
+
+
+@event.listens_for(Engine, "connect")
+def _wait_less(connection: Any, _: Any) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=NORMAL")  # in a write-ahead log nothing can break
+
+
+@cache
+def _packages() -> str:
+    found = sorted({f"{d.name}=={d.version}" for d in distributions()}, key=str.lower)
+    return "\n".join(found) + "\n"
+
+
+@cache
+def _machine() -> dict[str, str]:
+    return {
+        "machine.system": platform.platform(),
+        "machine.cores": str(os.cpu_count()),
+        "machine.memory_gib": f"{psutil.virtual_memory().total / 2**30:.0f}",
+        "machine.processor": _processor_name(),
+        "machine.python": platform.python_version(),
+    }
 
 
 def _processor_name() -> str:

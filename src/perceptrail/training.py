@@ -5,11 +5,11 @@ import os
 import random
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -33,13 +33,16 @@ from perceptrail.callbacks import (
 from perceptrail.classifier import Classifier
 from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.module import DataModule
+from perceptrail.data.sets import Dataset
 from perceptrail.errors import UserError
 from perceptrail.model import MLP
 from perceptrail.provenance import flat, origin
-from perceptrail.recorder import RunLog
+from perceptrail.recorder import LateLog, RunLog
 
 if TYPE_CHECKING:
     from perceptrail.search.pruning import Pruning
+
+_origin = cache(origin)  # the code that runs is that of the start
 
 CHUNK = 64  # steps between two looks of Lightning and its callbacks
 
@@ -61,24 +64,9 @@ def run(cfg: DictConfig) -> float | list[float]:
     `optuna.TrialPruned` when the search that the run belongs to has given it up.
     """
     config.validate(cfg)
-    clock = Clock()
+    clock = Clock.of_job()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    random.seed(cfg.seed)
-    np.random.seed(cfg.seed)
-    torch.manual_seed(cfg.seed)
-
-    data = DataModule(
-        dataset(cfg), seed=cfg.seed, chunk=_chunk(cfg), **{key: cfg.data[key] for key in USE}
-    )
-    data.setup("fit")
-    if cfg.model.norm == "batch" and data.n_train % data.batch_size == 1:
-        raise UserError(
-            f"data.batch_size={data.batch_size}: leaves one of the {data.n_train} examples alone "
-            "in the last batch, which model.norm=batch cannot be trained on; take another size"
-        )
-    with naming("model"):
-        network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **cfg.model)
-    optimizer, schedule = _optimizer(cfg, network)
+    data, network, optimizer, schedule = assemble(cfg, dataset(cfg))
     with naming("regularization"):
         classifier = Classifier(
             network,
@@ -89,7 +77,7 @@ def run(cfg: DictConfig) -> float | list[float]:
         )
     history = History()
     checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
-    pruning = _pruning(cfg)
+    pruning = pruning_of(cfg)
     trainer = _trainer(cfg, run_dir, [*_callbacks(cfg), *pruning, history, checkpoints])
     last = run_dir / LAST
     fit = partial(trainer.fit, classifier, data, ckpt_path=last if last.exists() else None)
@@ -97,7 +85,7 @@ def run(cfg: DictConfig) -> float | list[float]:
         fit()
         return float("nan")
 
-    with _recorded(cfg, run_dir, data) as log, _interruptible(run_dir):
+    with recorded(cfg, run_dir, data) as log, _interruptible(run_dir):
         history.receive = partial(log.post, "log_row")
         clock.start_fit()
         fit()
@@ -105,6 +93,39 @@ def run(cfg: DictConfig) -> float | list[float]:
         reached = conclude(Trained(cfg, run_dir, data, network, history.rows), log, clock)
     for callback in pruning:
         callback.raise_if_pruned()
+    return returned(cfg, reached)
+
+
+class Parts(NamedTuple):
+    """What a run is put together from."""
+
+    data: DataModule
+    network: MLP
+    optimizer: "partial[Any]"  # a function of the parameters
+    schedule: "partial[Any]"
+
+
+def assemble(cfg: DictConfig, found: Dataset) -> Parts:
+    """The parts that `cfg` describes, for a data set; the seed alone decides on their numbers."""
+    random.seed(cfg.seed)
+    np.random.seed(cfg.seed)
+    torch.manual_seed(cfg.seed)
+    data = DataModule(
+        found, seed=cfg.seed, chunk=_chunk(cfg), **{key: cfg.data[key] for key in USE}
+    )
+    data.setup("fit")
+    if cfg.model.norm == "batch" and data.n_train % data.batch_size == 1:
+        raise UserError(
+            f"data.batch_size={data.batch_size}: leaves one of the {data.n_train} examples alone "
+            "in the last batch, which model.norm=batch cannot be trained on; take another size"
+        )
+    with naming("model"):
+        network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **cfg.model)
+    return Parts(data, network, *_optimizer(cfg, network))
+
+
+def returned(cfg: DictConfig, reached: Mapping[str, float]) -> float | list[float]:
+    """What a run returns of the best values that it reached."""
     if cfg.objectives is None:
         return reached[cfg.monitor.metric]
     return [reached[name] for name in cfg.objectives]
@@ -147,7 +168,8 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
     return [EpochSeed(cfg.seed), *chosen, dropout, StopOnDivergence()]
 
 
-def _pruning(cfg: DictConfig) -> "list[Pruning]":
+def pruning_of(cfg: DictConfig) -> "list[Pruning]":
+    """The one judge of a search's trial; none for a run that is no trial."""
     if cfg.trial is None:
         return []
     from perceptrail.search.pruning import Pruning  # imports Optuna
@@ -155,13 +177,17 @@ def _pruning(cfg: DictConfig) -> "list[Pruning]":
     return [Pruning(cfg.trial, monitor=cfg.monitor.metric)]
 
 
-def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
-    wanted = cfg.trainer.accelerator
+def check_accelerator(wanted: str) -> None:
+    """Raise `UserError` if this machine has not got what `trainer.accelerator` says."""
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps.is_available()}
     present |= {"auto": True, "gpu": present["cuda"] or present["mps"]}
     if not present.get(wanted, True):
         there = ", ".join(name for name, is_there in present.items() if is_there)
         raise UserError(f"trainer.accelerator={wanted}: this machine has none; use {there}")
+
+
+def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
+    check_accelerator(cfg.trainer.accelerator)
     trainer: pl.Trainer = build(
         cfg.trainer,
         key="trainer",
@@ -177,17 +203,22 @@ def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> p
 
 
 @contextmanager
-def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunLog]:
-    """Record what happens inside as one MLflow run, and how it ends."""
+def recorded(
+    cfg: DictConfig, run_dir: Path, data: DataModule, *, live: bool = True
+) -> Iterator[RunLog]:
+    """Record what happens inside as one MLflow run, and how it ends.
+
+    If not `live`, all is written at the end, at once.
+    """
     record = runs.open_record(run_dir)
     if cfg.tracking.uri is None:
         yield RunLog(None, None)
         return
     line = recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
     choices = HydraConfig.get().runtime.choices
-    tags, texts = origin()
+    tags, texts = _origin()
     if cfg.trial is not None:
-        tags |= {"trial.study": cfg.trial.study, "trial.number": str(cfg.trial.number)}
+        tags = tags | {"trial.study": cfg.trial.study, "trial.number": str(cfg.trial.number)}
     run_id = line.call(
         "open_run",
         key=record["key"],
@@ -196,11 +227,11 @@ def _recorded(cfg: DictConfig, run_dir: Path, data: DataModule) -> Iterator[RunL
         owner=os.getpid(),
         tags=tags,
         parent=cfg.tracking.parent,
-        system_metrics=cfg.tracking.system_metrics,
+        system_metrics=live and cfg.tracking.system_metrics,
     )
     store = {"uri": cfg.tracking.uri, "experiment": cfg.tracking.experiment}
     runs.write_json(run_dir / runs.RECORD, {**record, "run_id": run_id, **store})
-    log = RunLog(line, run_id)
+    log = RunLog(line, run_id) if live else LateLog(line, run_id)
     secret = ("trial.storage",)  # may hold a password
     log.post("log_params", {k: v for k, v in flat(cfg).items() if k not in secret})
     log.post("log_texts", texts)

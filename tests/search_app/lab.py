@@ -15,6 +15,7 @@ from optuna import Study
 from perceptrail.search.storage import open_storage
 
 HERE = Path(__file__).parent
+OUTCOME, NUMBER, PARENT = "perceptrail.outcome", "trial.number", "mlflow.parentRunId"
 
 
 def bowl(cfg: DictConfig) -> float:
@@ -58,3 +59,34 @@ def opened(folder: Path, name: str = "app") -> Study:
     open_storage.cache_clear()
     storage = open_storage(str(folder / "study.journal"))
     return optuna.load_study(study_name=name, storage=storage)
+
+
+class Tree:
+    """A study's run and those of its trials, in the order of their numbers."""
+
+    def __init__(self, folder: Path, experiment: str) -> None:
+        from mlflow.tracking import MlflowClient  # two seconds, and not for every test
+
+        self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+        known = self.client.get_experiment_by_name(experiment)
+        runs: list[Any] = list(self.client.search_runs([known.experiment_id]))
+        parents = [r for r in runs if PARENT not in r.data.tags]
+        assert len(parents) == 1
+        self.parent = parents[0]
+        self.children = sorted(
+            (r for r in runs if r.data.tags.get(PARENT) == self.parent.info.run_id),
+            key=lambda r: int(r.data.tags[NUMBER]),
+        )
+        assert len(self.children) == len(runs) - 1
+
+    @property
+    def outcomes(self) -> dict[int, str]:
+        """How each trial ended."""
+        pairs = [(int(r.data.tags[NUMBER]), r.data.tags[OUTCOME]) for r in self.children]
+        assert len(dict(pairs)) == len(pairs)  # no trial twice
+        return dict(pairs)
+
+    def files(self, folder: str | None = None) -> set[str]:
+        """The names of the parent's files."""
+        found = self.client.list_artifacts(self.parent.info.run_id, folder)
+        return {Path(file.path).name for file in found}

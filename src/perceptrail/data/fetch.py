@@ -220,3 +220,11 @@ def _write(path: Path, content: bytes) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":  # python -m perceptrail.data.fetch mnist data/mnist
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        fetch(sys.argv[1], sys.argv[2])
+    except UserError as failure:
+        sys.exit(str(failure))

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from perceptrail.data.augment import Augment
@@ -18,6 +19,11 @@ from perceptrail.errors import UserError, did_you_mean
 Batch = tuple[Tensor, Tensor]
 
 VAL_BATCH = 4096  # without gradients, larger batches only cost memory
+
+
+def shuffled(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order [n] in which an epoch, counted from 0, goes through n training examples."""
+    return np.random.default_rng((seed, epoch + 1)).permutation(n)
 
 
 @final
@@ -62,7 +68,7 @@ class Batches:
                 yield x.index_select(0, i), y.index_select(0, i)
 
     def _order(self, seed: int) -> Tensor:
-        order = np.random.default_rng((seed, self._epoch() + 1)).permutation(len(self._y))
+        order = shuffled(len(self._y), seed=seed, epoch=self._epoch())
         mine = np.resize(order, self._share * self._world)[self._rank :: self._world]
         return torch.from_numpy(np.ascontiguousarray(mine)).to(self._y.device)
 
@@ -89,10 +95,10 @@ class DataModule(pl.LightningDataModule):
 
     After `setup("fit")`, `train` and `val` are pairs (x [n, inputs] float32, y [n] int64) on the
     training device, `rows` says which examples of the data set they are, and `mean` and `std` are
-    those of all values of the training data. The test part is not here. `val_size` is a number of examples, or a share of them in (0, 1); `train_size`
-    how many of the rest are used, where that is not all; `augment` holds the arguments of
-    `Augment`, for training batches alone. With `chunk`, training batches come as `Chunks` of so
-    many, for a module that loops over them itself.
+    those of all values of the training data. The test part is not here. `val_size` is a number of
+    examples, or a share of them in (0, 1); `train_size` how many of the rest are used, where that
+    is not all; `augment` holds the arguments of `Augment`, for training batches alone. With
+    `chunk`, training batches come as `Chunks` of so many, for a module that loops over them itself.
 
     Raises `UserError` for a size that the data do not allow, or an unusable `augment`.
     """

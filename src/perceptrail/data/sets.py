@@ -21,6 +21,7 @@ CLOTHES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
+TABLES = ("breast_cancer", "diabetes", "iris", "wine")
 
 
 def _one_stratum(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -106,6 +107,32 @@ def digits(*, test_size: float = 0.2) -> Dataset:
         shape=(8, 8),
         classes=DIGITS,
         source="sklearn.datasets.load_digits",
+    )
+
+
+def tabular(*, table: str, test_size: float = 0.2) -> Dataset:
+    """One of scikit-learn's small `TABLES`, its columns standardised by the training part.
+
+    Of diabetes, whose target is a number, the question is whether it is above the median. As with
+    `digits`, a share of `test_size`, the same for every seed, is held out.
+    """
+    from sklearn import datasets  # seconds
+
+    bunch = getattr(datasets, f"load_{table}")()
+    x, y, classes = bunch.data, bunch.target, bunch.get("target_names", ("lower", "higher"))
+    if table == "diabetes":
+        y = y > np.median(y)
+    y = y.astype(np.int64)
+    rest, held_out = split(y, held_out=round(test_size * len(y)), seed=0)
+    x = ((x - x[rest].mean(0)) / x[rest].std(0)).astype(np.float32)
+    return _of_arrays(
+        table,
+        lambda: (x[rest], y[rest]),
+        lambda: (x[held_out], y[held_out]),
+        shape=x.shape[1:],
+        classes=tuple(map(str, classes)),
+        source=f"sklearn.datasets.load_{table}",
+        strata=lambda _, y: y,
     )
 
 

@@ -7,10 +7,11 @@ import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -18,7 +19,8 @@ from optuna import TrialPruned
 from optuna.trial import TrialState
 
 from perceptrail.errors import UserError
-from perceptrail.search.compose import Composer
+from perceptrail.passwords import masked
+from perceptrail.search.jobs import Composer, run_job
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,7 @@ class Task:
         config = composer.compose(overrides)
         with open_dict(config):
             config.hydra.job.num = config.hydra.job.id = number
-        job = run_job(
-            task_function=self.function,
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            hydra_context=self.context,
-        )
+        job = run_job(config, function=self.function, context=self.context)
         return judge(number, job, objectives=self.objectives)
 
 
@@ -149,6 +145,10 @@ class Launched:
         batch, self._batch = self._batch[: len(whole)], self._batch[len(whole) :]
         jobs = self._launcher.launch([overrides for _, overrides in batch], initial_job_idx=first)
         self.returns.append(jobs)
+        for job in jobs:  # whose configurations Hydra has written with all that they hold
+            assert job.hydra_cfg is not None
+            for path in Path(job.hydra_cfg.hydra.runtime.output_dir).glob(".hydra/*.yaml"):
+                path.write_text(masked(path.read_text()))
         return [
             judge(number, job, objectives=self._objectives)
             for (number, _), job in zip(batch, jobs, strict=True)

@@ -14,11 +14,11 @@ from functools import partial
 from typing import Any
 
 import optuna
-import psutil
 from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from perceptrail.processes import identity, is_alive
 from perceptrail.search.sampling import FIXED, Exhausted, Proposer, suggest
 
 OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN = (
@@ -48,7 +48,7 @@ class Ledger:
     ) -> None:
         self.study, self._proposer = study, proposer
         self._n_trials, self._starts, self._retries = n_trials, starts, retries
-        self._owner = f"{socket.gethostname()}:{_process(os.getpid())}"
+        self._owner = f"{socket.gethostname()}:{identity(os.getpid())}"
         self._stop = threading.Event()
         self._beat()
         threading.Thread(target=self._beat_on, daemon=True).start()
@@ -192,18 +192,10 @@ class Ledger:
     def _is_alive(self, owner: str) -> bool:
         host, _, process = owner.partition(":")
         if host == socket.gethostname():
-            return process == _process(int(process.partition("@")[0]))
+            return is_alive(process)
         beat: float = self.study.user_attrs.get(ALIVE + owner, 0.0)
         return time.time() - beat < DEAD_AFTER_S
 
 
 def _spoken_for(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [t for t in trials if t.state != TrialState.FAIL]
-
-
-def _process(pid: int) -> str:
-    """A process of this machine, by number and start, since numbers are used again."""
-    try:
-        return f"{pid}@{psutil.Process(pid).create_time():.2f}"
-    except psutil.NoSuchProcess:
-        return ""

@@ -35,11 +35,17 @@ class Pruning(Callback):
         """Report, ask, stop."""
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        if trainer.is_global_zero and len(self._trial.study.directions) == 1:
-            self._report(float(trainer.callback_metrics[self._monitor]), trainer.current_epoch)
-            self.pruned = bool(self._trial.should_prune())
+        if trainer.is_global_zero:
+            self.consider(float(trainer.callback_metrics[self._monitor]), trainer.current_epoch)
         self.pruned = trainer.strategy.reduce_boolean_decision(self.pruned, all=False)
         trainer.should_stop = trainer.should_stop or self.pruned
+
+    def consider(self, value: float, epoch: int) -> bool:
+        """Report an epoch's value; whether that makes the training not worth going on."""
+        if len(self._trial.study.directions) == 1:
+            self._report(value, epoch)
+            self.pruned = bool(self._trial.should_prune())
+        return self.pruned
 
     def _report(self, value: float, epoch: int) -> None:
         reported = self._trial.storage.get_trial(self._trial._trial_id).intermediate_values

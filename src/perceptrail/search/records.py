@@ -61,13 +61,13 @@ class Records:
             self._post("mark_trial", n, outcome=outcome, reason=reason)
         counts = {f"trials/{name}": float(n) for name, n in standing.counts.items()}
         best = {f"best/{name}": value for name, value in standing.extremes.items()}
-        self._post("log_metrics", counts | best, step=len(standing.trials))
-        files = [self._dir / TRIALS]
+        files, tags = [self._dir / TRIALS], {}
         if standing.best:
             first = standing.best[0]
             shown = " ".join(f"{name}={value}" for name, value in first.params.items())
-            self._post("set_tags", {"best.trial": str(first.number), "best.params": shown})
+            tags = {"best.trial": str(first.number), "best.params": shown}
             files.append(self._dir / BEST)
+        self._post("log_metrics", counts | best, step=len(standing.trials), tags=tags)
         self._post("log_files", [str(path) for path in files])
 
     def figures(self) -> None:

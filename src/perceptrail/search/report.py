@@ -1,15 +1,18 @@
-"""What a search shows and keeps current: a line for each trial, results on disk, records."""
+"""What a search shows and keeps current: a live line, a line a trial, results on disk, records."""
 
 import logging
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from optuna import Study
 from optuna.trial import TrialState
+from tqdm import tqdm
 
 from perceptrail import runs
 from perceptrail.search.engines import Outcome
@@ -37,6 +40,7 @@ class Report:
         self._study, self._ledger, self._dir, self._config = study, ledger, folder, config
         self._records, self._artist = records, artist
         self._started, self._ended = time.monotonic(), 0
+        self._best: list[int] = []  # the trials in best.yaml
 
     def begin(self, *, repaired: Sequence[int]) -> None:
         """Say where the search stands at its start."""
@@ -45,6 +49,7 @@ class Report:
             f"Study {self._study.study_name}: {standing.done} of {self._ledger.total} trials are "
             f"done, results in {runs.shown(self._dir)}"
         )
+        self._live = _Live(standing.done, self._ledger.total)
         if repaired:
             numbers = ", ".join(map(str, repaired))
             log.info(f"Left behind by a process that died, to be run again: trials {numbers}")
@@ -53,11 +58,13 @@ class Report:
 
     def trial(self, outcome: Outcome) -> None:
         """Show how a trial ended, and bring the results up to date."""
-        if outcome.details:
-            log.warning(outcome.details)
         self._ended += 1
         standing = self._standing()
-        log.info(self._line(outcome, standing))
+        with tqdm.external_write_mode(sys.stderr):
+            if outcome.details:
+                log.warning(outcome.details)
+            log.info(self._line(outcome, standing))
+        self._live.show(standing.done, self._figures(standing))
         self._write(standing)
         if self._records:
             self._records.trial(outcome.number, standing)
@@ -66,6 +73,7 @@ class Report:
 
     def end(self, *, status: str) -> None:
         """Write the results and say what came out and what to type next."""
+        self._live.close()
         standing = self._standing()
         self._write(standing)
         said = [*self._summary(standing, status), *self._commands(standing)]
@@ -84,16 +92,17 @@ class Report:
         parts = [f"trial {outcome.number}: {shown or outcome.state.name.lower()}"]
         if outcome.state == TrialState.FAIL:
             parts.append(outcome.reason)
-        if len(standing.extremes) == 1:
-            best = standing.best[0]
-            parts.append(f"best {best.value:.5g} (trial {best.number})")
-        parts.append(f"{standing.done}/{self._ledger.total}")
-        counts = standing.counts.items()
-        parts += [f"{n} {name}" for name, n in counts if n and name != "finished"]
+        parts += [self._figures(standing), f"{standing.done}/{self._ledger.total}"]
         each = (time.monotonic() - self._started) / self._ended
         left = each * (self._ledger.total - standing.done)
-        parts.append(f"{_duration(left)} left")
-        return "  ".join(parts)
+        parts.append(f"{tqdm.format_interval(left)} left")
+        return "  ".join(filter(None, parts))
+
+    def _figures(self, standing: Standing) -> str:
+        """The best so far, and the trials that came to nothing."""
+        best = [f"{t.value:.5g} (trial {t.number})" for t in standing.best if len(t.values) == 1]
+        counts = [f"{n} {k}" for k, n in standing.counts.items() if n and k != "finished"]
+        return "  ".join([*(f"best {shown}" for shown in best), *counts])
 
     def _summary(self, standing: Standing, status: str) -> Iterator[str]:
         counts = ", ".join(f"{n} {name}" for name, n in standing.counts.items())
@@ -120,7 +129,8 @@ class Report:
 
     def _write(self, standing: Standing) -> None:
         write_trials(self._dir / TRIALS, standing.trials)
-        if standing.best:
+        best, self._best = self._best, [t.number for t in standing.best]
+        if self._best not in ([], best):
             write_best(
                 self._dir / BEST,
                 standing.best[0],
@@ -129,7 +139,26 @@ class Report:
             )
 
 
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+class _Live:
+    """A line at the foot of a terminal: the trials done, the best so far, the time left."""
+
+    def __init__(self, done: int, total: int) -> None:
+        on_terminal: Any = {"disable": None, "dynamic_ncols": True, "leave": False}
+        self._bar = tqdm(initial=done, total=total, unit="trial", **on_terminal)
+        self._ended = threading.Event()
+        if not self._bar.disable:
+            threading.Thread(target=self._refresh, daemon=True).start()
+
+    def show(self, done: int, figures: str) -> None:
+        """Bring it up to date."""
+        self._bar.n = done
+        self._bar.set_postfix_str(figures)
+
+    def close(self) -> None:
+        """Remove it."""
+        self._ended.set()
+        self._bar.close()
+
+    def _refresh(self) -> None:
+        while not self._ended.wait(1):
+            self._bar.refresh()

@@ -4,24 +4,29 @@ An address is a file (Optuna's journal, which needs no server and is safe for pa
 or a database URL such as postgresql://user@host/name.
 """
 
+import hashlib
 import inspect
+import json
+import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal._storage import JournalOperation
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from perceptrail.errors import UserError, did_you_mean
-
-CREATION = 0x7065726365707472  # names the lock under which tables are made: any number will do
+from perceptrail.passwords import masked
 
 
 class _KernelLock(JournalFileOpenLock):
@@ -40,6 +45,29 @@ class _KernelLock(JournalFileOpenLock):
         self._lock.release()
 
 
+class _Journal(JournalFileBackend):
+    """A journal file that waits for the disk only when a trial ends, not at each of its lines.
+
+    What a power cut could take is then the trials that would have to run again in any case.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lines = path, _KernelLock(path)
+        super().__init__(str(path), self._lines)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines, all of them or none."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._lines.acquire()
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                file.write(lines.encode())
+                if any(log["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs):
+                    os.fsync(file.fileno())
+        finally:
+            self._lines.release()
+
+
 @cache
 def open_storage(address: str) -> BaseStorage:
     """The storage at an address, made if it is not there; one object a process.
@@ -48,10 +76,11 @@ def open_storage(address: str) -> BaseStorage:
     """
     try:
         if "://" in address:
-            return _open_database(address)
+            with exclusive(address, "tables"):  # which only one of several processes can make
+                return RDBStorage(address)
         path = Path(address)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(address, _KernelLock(path)))
+        return JournalStorage(_Journal(path))
     except (
         ArgumentError,
         DBAPIError,
@@ -62,26 +91,29 @@ def open_storage(address: str) -> BaseStorage:
     ) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"hydra.sweeper.storage={shown(address)}: cannot be opened ({reason}); "
+            f"hydra.sweeper.storage={masked(address)}: cannot be opened ({reason}); "
             "give a file, or a database as postgresql://user@host/name"
         ) from error
 
 
-def _open_database(url: str) -> RDBStorage:
-    if make_url(url).get_backend_name() != "postgresql":
-        return RDBStorage(url)
-    engine = create_engine(url)
-    with engine.connect() as connection:
-        # Processes that start together would all find no tables, and all but one fail to make them.
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": CREATION})
-        storage = RDBStorage(url)
-    engine.dispose()  # which ends the lock
-    return storage
-
-
-def shown(address: str) -> str:
-    """An address without its password."""
-    return make_url(address).render_as_string() if "://" in address else address
+@contextmanager
+def exclusive(address: str, purpose: str) -> Iterator[None]:
+    """Let one process at a time in here, of all that use the storage, on whatever machine."""
+    digest = hashlib.sha256(purpose.encode()).digest()
+    if "://" not in address:
+        with FileLock(f"{address}.{digest.hex()[:8]}.lock"):
+            yield
+        return
+    if make_url(address).get_backend_name() != "postgresql":  # which no other machine should use
+        with FileLock(Path(gettempdir()) / f"perceptrail-{digest.hex()}.lock"):
+            yield
+        return
+    engine = create_engine(address)
+    with engine.connect() as connection:  # with whose end the lock ends
+        key = int.from_bytes(digest[:8], signed=True)
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+        yield
+    engine.dispose()
 
 
 def build(kind: type, spec: Mapping[str, Any], **given: Any) -> Any:

@@ -1,15 +1,11 @@
 """Opening a study: its storage, its directions, and whether it is still the same search."""
 
-import hashlib
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 
 import optuna
-from filelock import FileLock
 from optuna import Study
 from optuna.distributions import BaseDistribution, check_distribution_compatibility
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
@@ -19,7 +15,7 @@ from optuna.study import StudyDirection
 
 from perceptrail.errors import UserError
 from perceptrail.search.sampling import Proposer
-from perceptrail.search.storage import build, open_storage
+from perceptrail.search.storage import build, exclusive, open_storage
 
 DIRECTIONS = {
     "min": StudyDirection.MINIMIZE,
@@ -52,7 +48,7 @@ def open_study(
         raise UserError("hydra.sweeper.sampler: CMA-ES takes one objective; use tpe or nsgaii")
     storage = open_storage(address)
     common: Any = {"storage": storage, "sampler": proposer.base, "pruner": judge}
-    with FileLock(Path(gettempdir()) / f"perceptrail-{_digest(address, name)}.lock"):
+    with exclusive(address, f"study {name}"):
         try:
             study = optuna.create_study(study_name=name, directions=wanted, **common)
         except DuplicatedStudyError:
@@ -71,10 +67,6 @@ def open_study(
             study.set_user_attr(KEY, uuid.uuid4().hex)
     _check_space(study, proposer.space.distributions())
     return study
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
 
 
 def _check_space(study: Study, distributions: Mapping[str, BaseDistribution]) -> None:

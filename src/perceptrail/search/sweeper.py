@@ -20,6 +20,7 @@ from optuna import Trial
 from optuna.trial import TrialState
 
 from perceptrail.errors import UserError
+from perceptrail.passwords import masked
 from perceptrail.search.constraints import Constraints, imported
 from perceptrail.search.domains import Values, text
 from perceptrail.search.engines import Engine, InProcess, Launched, Outcome, Task
@@ -32,7 +33,7 @@ from perceptrail.search.results import OVERRIDES
 from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
 from perceptrail.search.space import Space
-from perceptrail.search.storage import shown
+from perceptrail.search.storage import exclusive
 from perceptrail.search.study import KEY, open_study
 from perceptrail.search.workers import Workers
 
@@ -87,7 +88,7 @@ class Search:
             objectives=named_objectives(self._common, len(directions)),
         )
         self._dir.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, self._dir / "multirun.yaml")
+        (self._dir / "multirun.yaml").write_text(masked(OmegaConf.to_yaml(config)))
         self._ledger = Ledger(
             self._study,
             self._proposer,
@@ -164,8 +165,6 @@ class Search:
 
     def _engine(self) -> Engine:
         slots = self._settings.n_jobs
-        if self._records and (self._launcher is not None or slots > 1):
-            self._records.wait()
         if self._launcher is not None:
             return Launched(self._task, self._launcher, slots=slots)
         if slots > 1:
@@ -180,7 +179,8 @@ class Search:
             overrides += [
                 f"{key}={text(value)}" for key, value in self._hook(trial, values).items()
             ]
-        trial.set_user_attr(OVERRIDES, overrides)
+        # Without those that hold a password: a preset of it would hold it too.
+        trial.set_user_attr(OVERRIDES, [o for o in overrides if o == masked(o)])
         if "trial" in self._config:
             place = {"study": self._study.study_name, "storage": self._address}
             overrides = [*overrides, f"trial={text(place | {'number': trial.number})}"]
@@ -190,14 +190,18 @@ class Search:
 
     def _recorded(self, place: tuple[str, str]) -> Records:
         directions = ", ".join(d.name.lower() for d in self._study.directions)
-        where = {"storage": shown(self._address), "directions": directions}
-        return Records(
-            place,
-            key=self._study.user_attrs[KEY],
-            name=self._study.study_name,
-            folder=self._dir,
-            facts=self._settings.facts(self._space) | where,
-        )
+        where = {"storage": self._address, "directions": directions}
+        with exclusive(self._address, f"records {self._study.study_name}"):
+            records = Records(
+                place,
+                key=self._study.user_attrs[KEY],
+                name=self._study.study_name,
+                folder=self._dir,
+                facts=self._settings.facts(self._space) | where,
+            )
+            if "://" in self._address or self._launcher or self._settings.n_jobs > 1:
+                records.wait()  # for the run to be there, or another process would make one too
+        return records
 
     def _is_feasible(self, values: Values) -> bool:
         if not self._constraints:

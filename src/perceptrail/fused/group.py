@@ -1,0 +1,204 @@
+"""The training of a group: all members make each step together, and each leaves when it is done."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from perceptrail.callbacks import Row
+from perceptrail.data.module import Batch, shuffled
+from perceptrail.fused.member import Course, Member, State
+from perceptrail.fused.stack import Stack
+from perceptrail.fused.update import OFF, Update
+
+VALUES = 2**20  # inputs gathered at once: few calls, and still in the processor's cache
+
+
+class Group:
+    """Members of one shape, in training."""
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        first = members[0]
+        self._members, self._device = list(members), first.device
+        self._epochs, self._size = first.epochs, first.data.batch_size
+        self._steps = math.ceil(first.data.n_train / self._size)
+        self._collect()
+        self._stack = Stack([member.network for member in members], device=self._device)
+        defaults = [member.optimizer([torch.zeros(1)]).defaults for member in members]
+        chosen = [member.regularization for member in members]
+        self._update = Update(
+            self._stack.parameters,
+            first.optimizer.func,
+            first.optimizer.keywords,
+            decays=[own["weight_decay"] for own in defaults],
+            bounds={
+                name: [off if own[name] is None else own[name] for own in chosen]
+                for name, off in OFF.items()
+            },
+        )
+        self._rates = torch.tensor([float(own["lr"]) for own in defaults], dtype=torch.float64)
+        self._smoothing = self._tensor([own["label_smoothing"] for own in chosen])[:, None]
+        self._mean = self._tensor([member.data.mean for member in members])[:, None, None]
+        self._std = self._tensor([member.data.std for member in members])[:, None, None]
+        self._best: State = {name: value.clone() for name, value in self._stack.state.items()}
+
+    def _tensor(self, values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=self._device)
+
+    def _collect(self) -> None:
+        """Have the examples of all data sets in one table, and each member's rows there."""
+        sets = {id(member.data.dataset): member.data.dataset for member in self._members}
+        parts = [dataset.train() for dataset in sets.values()]
+        self._x, self._y = (
+            torch.from_numpy(np.concatenate(p) if len(p) > 1 else p[0]).to(self._device)
+            for p in zip(*parts, strict=True)
+        )
+        ends = np.cumsum([0, *(len(y) for _, y in parts)]).tolist()
+        starts = dict(zip(sets, ends[:-1], strict=True))
+        self._train, self._val = (
+            torch.stack([m.data.rows[k] + starts[id(m.data.dataset)] for m in self._members])
+            for k in (0, 1)
+        )
+        self._train, self._val = self._train.to(self._device), self._val.to(self._device)
+
+    def fit(self) -> None:
+        """Train until every member is done."""
+        started, total = time.perf_counter(), self._epochs * len(self._members)
+        with tqdm(total=total, unit="epoch", disable=None, dynamic_ncols=True) as bar:
+            for epoch in range(self._epochs):
+                rows = self._epoch(epoch)
+                bar.update(len(rows))
+                for member in self._settle(rows):
+                    member.seconds = time.perf_counter() - started
+                    bar.update(self._epochs - len(member.rows))
+                if not self._members:
+                    return
+
+    def _epoch(self, epoch: int) -> list[Row]:
+        """Train and validate once; each member's row of the history."""
+        before = time.perf_counter()
+        t = [(epoch + k / self._steps) / self._epochs for k in range(self._steps)]
+        rates = self._rates * self._courses([m.factor for m in self._members], t)
+        dropouts = self._courses([m.dropout for m in self._members], t)
+        train_losses = self._train_epoch(epoch, rates, dropouts).tolist()
+        seconds = time.perf_counter() - before
+        val_losses, accuracies = self._validate()
+        columns: dict[str, list[float]] = {
+            "val/loss": val_losses.tolist(),
+            "val/acc": accuracies.tolist(),
+            "dropout": dropouts[-1].tolist(),
+            "train/loss": train_losses,
+            "lr": rates[-1].tolist(),
+        }
+        told = {"epoch": epoch + 1, "step": (epoch + 1) * self._steps}
+        speed = {"train/samples_per_second": self._train.shape[1] / seconds}
+        figures = zip(*columns.values(), strict=True)
+        return [{**told, **dict(zip(columns, own, strict=True)), **speed} for own in figures]
+
+    def _courses(self, courses: Sequence[Course], times: Sequence[float]) -> Tensor:
+        """Members' functions at times, [times, members]; each different one is called once."""
+        known = {name: [function(t) for t in times] for name, function in dict(courses).items()}
+        return torch.tensor([known[name] for name, _ in courses], dtype=torch.float64).T
+
+    def _train_epoch(self, epoch: int, rates: Tensor, dropouts: Tensor) -> Tensor:
+        """Make an epoch's steps at rates [steps, members]; the mean losses [members]."""
+        n, seeds = self._train.shape[1], [member.seed for member in self._members]
+        orders = np.stack([shuffled(n, seed=seed, epoch=epoch) for seed in seeds])
+        rows = self._train.gather(1, torch.from_numpy(orders).to(self._device))
+        source = np.random.SeedSequence([*seeds, epoch])
+        torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
+        rates, dropouts = (values.float().to(self._device) for values in (rates, dropouts))
+        fixed = bool((dropouts == dropouts[0]).all())
+        total = torch.zeros(len(seeds), device=self._device)
+        for step, (x, y) in enumerate(self._batches(rows, self._size)):
+            if step == 0 or not fixed:
+                self._stack.set_dropout(dropouts[step])
+            with torch.enable_grad():
+                logits = self._stack(x, training=True)
+                loss = _example_losses(logits, y, self._smoothing).mean(1)
+                loss.sum().backward()
+            penalty = self._update.step(self._stack.parameters, self._stack.weights, rates[step])
+            total += (loss.detach() + penalty) * y.shape[1]
+        return total / n
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy [members] on the validation data."""
+        loss = torch.zeros(len(self._val), dtype=torch.float64, device=self._device)
+        correct = torch.zeros_like(loss)
+        for x, y in self._batches(self._val):
+            logits = self._stack(x, training=False)
+            loss += _example_losses(logits, y).sum(1, dtype=torch.float64)
+            correct += (_labels(logits) == y).sum(1)
+        n = self._val.shape[1]
+        return loss / n, correct / n
+
+    def _batches(self, rows: Tensor, size: int = 1) -> Iterator[Batch]:
+        """Examples by rows [members, n], as (x [members, batch, inputs], y [members, batch]).
+
+        Without a size, the batches are as large as the cache allows.
+        """
+        members, inputs = len(rows), self._x.shape[1]
+        many = max(1, VALUES // (members * inputs * size)) * size
+        for chunk in rows.split(many, 1):
+            picked = chunk.reshape(-1)
+            x = self._x.index_select(0, picked).view(members, -1, inputs)
+            y = self._y.index_select(0, picked).view(members, -1)
+            x.sub_(self._mean).div_(self._std)
+            step = many if size == 1 else size
+            yield from zip(x.split(step, 1), y.split(step, 1), strict=True)
+
+    def _settle(self, rows: Sequence[Row]) -> list[Member]:
+        """Tell the members how their epoch went, and part with those that are done."""
+        told = [member.take(row) for member, row in zip(self._members, rows, strict=True)]
+        improved, done = (
+            torch.tensor(flags, device=self._device) for flags in zip(*told, strict=True)
+        )
+        state = self._stack.state
+        for name, best in self._best.items():
+            best[improved] = state[name][improved]
+        leaving = done.nonzero()[:, 0].tolist()
+        for k in leaving:
+            self._members[k].states = {
+                "best": {name: value[k].cpu().clone() for name, value in self._best.items()},
+                "last": {name: value[k].cpu().clone() for name, value in state.items()},
+            }
+        gone = [self._members[k] for k in leaving]
+        if gone:
+            self._keep((~done).nonzero()[:, 0].tolist())
+        return gone
+
+    def _keep(self, members: list[int]) -> None:
+        """Go on with these members alone."""
+        self._members = [self._members[k] for k in members]
+        if not members:
+            return
+        self._stack.keep(members)
+        self._update.keep(members)
+        for name in ("_rates", "_smoothing", "_mean", "_std", "_train", "_val"):
+            setattr(self, name, getattr(self, name)[members])
+        self._best = {name: value[members] for name, value in self._best.items()}
+
+
+def _example_losses(logits: Tensor, y: Tensor, smoothing: Tensor | None = None) -> Tensor:
+    """`prediction.example_losses` for logits [members, n, outputs]; smoothing [members, 1]."""
+    if logits.shape[2] == 1:
+        target = y.to(logits.dtype)
+        if smoothing is not None:
+            target = target * (1 - smoothing) + smoothing / 2
+        return F.binary_cross_entropy_with_logits(logits[..., 0], target, reduction="none")
+    if smoothing is None:
+        flat = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+        return flat.view(y.shape)
+    log = logits.log_softmax(2)
+    picked = log.gather(2, y.unsqueeze(2)).squeeze(2)
+    return -(1 - smoothing) * picked - smoothing * log.mean(2)
+
+
+def _labels(logits: Tensor) -> Tensor:
+    return logits.argmax(2) if logits.shape[2] > 1 else (logits[..., 0] > 0).long()

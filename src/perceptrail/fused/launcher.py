@@ -1,0 +1,162 @@
+"""A Hydra launcher that trains jobs of one network shape as one stack, and the others in turn."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from perceptrail.errors import UserError
+from perceptrail.runs import RECORD
+from perceptrail.search.jobs import Composer, run_job
+
+if TYPE_CHECKING:
+    from perceptrail.data.sets import Dataset
+    from perceptrail.fused.member import Member
+
+log = logging.getLogger(__name__)
+
+_OPTIMIZERS = tuple(f"torch.optim.{name}" for name in ("SGD", "Adam", "AdamW", "RMSprop"))
+_SCHEDULES = tuple(f"perceptrail.schedules.{name}" for name in ("constant", "cosine", "one_cycle"))
+
+# A job that has other values than these is trained alone.
+VALUES: Mapping[str, tuple[Any, ...]] = {
+    "resume": (None,),
+    "data.augment": (None,),
+    "optimizer._target_": _OPTIMIZERS,
+    "schedule._target_": _SCHEDULES,
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda"),
+    "trainer.devices": (1,),
+    "trainer.strategy": ("auto",),
+    "trainer.precision": ("32-true",),
+    "callbacks.early_stopping._target_": (None, "pytorch_lightning.callbacks.EarlyStopping"),
+}
+# And one that has further keys, unless they are null.
+KEYS: Mapping[str, set[str]] = {
+    "model": {"hidden", "activation", "dropout", "input_dropout", "norm", "noise", "input_noise"},
+    "regularization": {"label_smoothing", "l1", "l2", "gradient_clip", "max_norm"},
+    "dropout": {"schedule", "start", "end", "cutoff"},
+    "trainer": {"_target_", "max_epochs", "deterministic"},
+    "callbacks": {"early_stopping", "progress"},
+    "callbacks.early_stopping": {"monitor", "mode", "patience", "min_delta", "check_finite"},
+}
+TRAINING = {"seed", "monitor", "data", "optimizer", "schedule", "tracking", *KEYS} - {
+    "callbacks.early_stopping"
+}
+
+
+def obstacle(cfg: DictConfig) -> str | None:
+    """Why a job cannot be part of a stack, if it cannot."""
+    if not set(cfg) >= TRAINING:
+        return "not a training run of perceptrail"
+    for key, allowed in VALUES.items():
+        value = OmegaConf.select(cfg, key)
+        if value not in allowed:
+            return f"{key}={value}"
+    for key, known in KEYS.items():
+        for name, value in (OmegaConf.select(cfg, key) or {}).items():
+            if value and name not in known and f"{key}.{name}" not in VALUES:
+                return f"{key}.{name}"
+    return None
+
+
+def launch(
+    job_overrides: Sequence[Sequence[str]],
+    initial_job_idx: int,
+    *,
+    context: HydraContext,
+    function: TaskFunction,
+    config: DictConfig,
+) -> list[JobReturn]:
+    """Run jobs as Hydra's BasicLauncher would, and faster where they can be trained together.
+
+    What can be trained together is planned and trained first; then every job is run in its turn,
+    and either trains, as `function` has it, or leaves what its training in the stack has led to.
+    """
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    log.info("Launching %d jobs, those of one shape together", len(job_overrides))
+    configs = []
+    for number, overrides in enumerate(job_overrides, start=initial_job_idx):
+        configs.append(context.config_loader.load_sweep_config(config, list(overrides)))
+        with open_dict(configs[-1]):
+            configs[-1].hydra.job.num = configs[-1].hydra.job.id = number
+    members = _train(configs, first=initial_job_idx)
+    done = []
+    for number, (overrides, own) in enumerate(zip(job_overrides, configs, strict=True)):
+        log.info("\t#%d : %s", initial_job_idx + number, " ".join(filter_overrides(overrides)))
+        task = function
+        if number in members:
+            from perceptrail.fused.run import finish
+
+            task = partial(finish, member=members.pop(number), start=start)
+        done.append(run_job(own, function=task, context=context))
+        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    return done
+
+
+def _train(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]":
+    """Train what can be trained together; the members by their jobs' places."""
+    members: dict[int, Member] = {}
+    alone: dict[str, list[str]] = {}
+    datasets: dict[str, Dataset] = {}
+    for place, config in enumerate(configs):
+        with _as_job(config):
+            folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
+            reason = "an earlier start of it" if (folder / RECORD).exists() else obstacle(config)
+            if reason is None:
+                from perceptrail.fused.run import prepare  # imports PyTorch
+
+                try:
+                    members[place] = prepare(config, datasets)
+                except (UserError, OmegaConfBaseException, OSError) as error:
+                    reason = str(error)
+        if reason is not None:
+            alone.setdefault(reason, []).append(f"#{first + place}")
+    for reason, numbers in alone.items():
+        log.info("Alone, because of %s: %s", reason, " ".join(numbers))
+    if members:
+        from perceptrail.fused.run import train
+
+        train(list(members.values()))
+    return members
+
+
+@contextmanager
+def _as_job(config: DictConfig) -> Iterator[None]:
+    """Have the `hydra` node of a job's configuration where its interpolations look for it."""
+    singleton = HydraConfig.instance()
+    before = singleton.cfg
+    # The node itself where HydraConfig.set_config takes a copy, which costs more than all the rest.
+    hidden = DictConfig({"hydra": config.hydra}, flags={"no_deepcopy_set_nodes": True})
+    config.hydra._set_parent(config)
+    singleton.cfg = hidden  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        singleton.cfg = before
+
+
+class QuickLoader(ConfigLoaderImpl):
+    """A loader with a `Composer` for jobs: Hydra's sweeper composes each once more, to check it."""
+
+    def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
+        self.__dict__ |= loader.__dict__
+        self.composer = Composer(loader, master)
+
+    def load_sweep_config(
+        self, master_config: DictConfig, sweep_overrides: list[str]
+    ) -> DictConfig:
+        """The configuration of a job."""
+        return self.composer.compose(sweep_overrides)

@@ -1,0 +1,108 @@
+"""One of the networks that are trained together: what it is trained by, and what comes of it."""
+
+import math
+from collections.abc import Callable, Hashable
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from perceptrail.callbacks import CURES, DivergenceError, Row
+from perceptrail.errors import UserError
+from perceptrail.fused.update import OWN
+from perceptrail.schedules import DROPOUT_SCHEDULES
+from perceptrail.training import Parts
+
+if TYPE_CHECKING:
+    from perceptrail.search.pruning import Pruning
+
+State = dict[str, Tensor]
+Course = tuple[str, Callable[[float], float]]  # a function of progress, by a name for what it does
+
+
+class Member:
+    """A network in training, as seen from outside: it is told how each epoch went.
+
+    `states` will hold its state_dict after the `best` and the `last` epoch, `best_epoch` (counted
+    from 0) which that was, `error` why it failed, `seconds` how long it was trained.
+    """
+
+    def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
+        self.data, self.network, self.optimizer, schedule = parts
+        # The stack takes all members' examples from one table; only their number matters here.
+        self.data.train = (torch.empty(0, self.data.inputs), self.data.train[1])
+        settings: dict[str, Any] = {
+            name: OmegaConf.to_container(cfg[name], resolve=True)
+            for name in ("monitor", "regularization", "schedule", "dropout", "callbacks")
+        }
+        self.seed, self.epochs = int(cfg.seed), int(cfg.trainer.max_epochs)
+        on_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+        self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.regularization: dict[str, Any] = settings["regularization"]
+        self.factor: Course = (str(settings["schedule"]), schedule)
+        kind, *bounds = (settings["dropout"][k] for k in ("schedule", "start", "end", "cutoff"))
+        rate = DROPOUT_SCHEDULES[kind]
+        self.dropout: Course = (str(settings["dropout"]), lambda t: rate(t, *bounds))
+
+        self.rows: list[Row] = []
+        self.states: dict[str, State] = {}
+        self.best_epoch, self.seconds = 0, 0.0
+        self.error: UserError | None = None
+        self.pruning = pruning
+        self._monitor: str = settings["monitor"]["metric"]
+        self._record = _Record(self._monitor, settings["monitor"]["mode"])
+        stopping = settings["callbacks"].get("early_stopping") or {"patience": math.inf}
+        self._patience: float = stopping.get("patience", 3)
+        self._watch = _Record(
+            stopping.get("monitor", self._monitor),
+            stopping.get("mode", "min"),
+            delta=stopping.get("min_delta", 0.0),
+        )
+
+    @property
+    def shape(self) -> Hashable:
+        """What the members of a group have in common."""
+        network, data = self.network.architecture, self.data
+        parts = [network[name] for name in ("inputs", "outputs", "hidden", "activation", "norm")]
+        noises = [bool(network.get(name)) for name in ("input_noise", "noise")]
+        options = {k: v for k, v in self.optimizer.keywords.items() if k not in OWN}
+        sizes = (data.batch_size, data.n_train, data.n_val, self.epochs)
+        return (str([*parts, *noises, options]), self.optimizer.func, self.device, *sizes)
+
+    def take(self, row: Row) -> tuple[bool, bool]:
+        """Add an epoch; whether it is the best yet, and whether it is the last."""
+        self.rows.append(row)
+        epoch = len(self.rows)
+        for name in ("train/loss", "val/loss"):
+            if not isfinite(row[name]):
+                self.error = DivergenceError(
+                    f"{name} became {row[name]} in epoch {epoch} "
+                    f"(learning rate {row['lr']:.3g}): {CURES}"
+                )
+                return False, True
+        improved = self._record.add(row)
+        if improved:
+            self.best_epoch = epoch - 1
+        self._watch.add(row)
+        ended = epoch == self.epochs or self._watch.since >= self._patience
+        pruned = [judge.consider(row[self._monitor], epoch - 1) for judge in self.pruning]
+        return improved, ended or any(pruned)
+
+
+class _Record:
+    """The best value of a metric, and for how many epochs there has been none better by `delta`."""
+
+    def __init__(self, metric: str, mode: str, *, delta: float = 0.0) -> None:
+        self._metric, self._sign, self._delta = metric, 1 if mode == "min" else -1, abs(delta)
+        self._best, self.since = math.inf, 0
+
+    def add(self, row: Row) -> bool:
+        """Whether this epoch is the best yet."""
+        value = self._sign * row[self._metric]
+        if value + self._delta < self._best:
+            self._best, self.since = value, 0
+            return True
+        self.since += 1
+        return False

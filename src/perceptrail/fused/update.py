@@ -1,0 +1,116 @@
+"""One step for a stack: penalties, bounds and PyTorch's own update, at each member's settings."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam, AdamW, RMSprop
+
+# Whether weight decay is apart from the gradient. In all of them the step is proportional to the
+# rate and, but for the decay, depends on the weights through the gradient alone.
+DECOUPLED: Mapping[Any, bool] = {SGD: False, Adam: False, AdamW: True, RMSprop: False}
+OWN = ("lr", "weight_decay")  # the options in which members may differ
+OFF = {"l1": 0.0, "l2": 0.0, "gradient_clip": math.inf, "max_norm": math.inf}
+
+
+class Update:
+    """Steps for parameters [members, ...] by one optimizer class.
+
+    Members share its `options`, but each has its `decays`, and its own `bounds`: lists [members] by
+    the names in `OFF`. The optimizer moves zeros at rate 1; where they went, times each member's
+    rate, is the step.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        kind: Callable[..., Any],
+        options: Mapping[str, Any],
+        *,
+        decays: Sequence[float],
+        bounds: Mapping[str, Sequence[float]],
+    ) -> None:
+        device = parameters[0].device
+        self._decay = torch.tensor(decays, dtype=torch.float32, device=device)
+        self._decoupled = options.get("decoupled_weight_decay", DECOUPLED[kind])
+        self._decays = any(decays)
+        self._bounds = {
+            name: torch.tensor(values, dtype=torch.float32, device=device)
+            for name, values in bounds.items()
+            if any(value != OFF[name] for value in values)
+        }
+        self._moves = [torch.zeros_like(p).requires_grad_() for p in parameters]
+        own = {name: value for name, value in options.items() if name not in OWN}
+        self._optimizer = kind(self._moves, **own, lr=1.0, weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(
+        self, parameters: Sequence[Tensor], weights: Sequence[Tensor], rate: Tensor
+    ) -> Tensor | float:
+        """Make a step by the parameters' gradients, at rates [members].
+
+        Returns the penalties that belong to the loss, [members] or 0.
+        """
+        penalty = self._penalise(weights)
+        if "gradient_clip" in self._bounds:
+            self._clip([p.grad for p in parameters if p.grad is not None])
+        self._move(parameters, rate)
+        if "max_norm" in self._bounds:
+            for weight in weights[:-1] or weights:  # as Classifier does for one network
+                length = torch.linalg.vector_norm(weight, dim=2, keepdim=True)
+                bound = column(self._bounds["max_norm"], weight)
+                weight.copy_(torch.where(length > bound, weight * bound / (length + 1e-7), weight))
+        return penalty
+
+    def _penalise(self, weights: Sequence[Tensor]) -> Tensor | float:
+        penalty: Tensor | float = 0.0
+        for weight in weights:
+            assert weight.grad is not None
+            if "l1" in self._bounds:
+                l1 = self._bounds["l1"]
+                weight.grad.addcmul_(weight.sign(), column(l1, weight))
+                penalty = penalty + l1 * weight.abs().sum((1, 2))
+            if "l2" in self._bounds:
+                l2 = self._bounds["l2"]
+                weight.grad.addcmul_(weight, column(l2, weight))
+                penalty = penalty + l2 / 2 * weight.square().sum((1, 2))
+        return penalty
+
+    def _clip(self, gradients: Sequence[Tensor]) -> None:
+        squares = [g.flatten(1).square().sum(1) for g in gradients]
+        length = torch.stack(squares).sum(0).sqrt()
+        scale = (self._bounds["gradient_clip"] / (length + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(column(scale, gradient))
+
+    def _move(self, parameters: Sequence[Tensor], rate: Tensor) -> None:
+        torch._foreach_zero_(self._moves)
+        for value, move in zip(parameters, self._moves, strict=True):
+            assert value.grad is not None
+            if self._decays and not self._decoupled:
+                value.grad.addcmul_(value, column(self._decay, value))
+            move.grad, value.grad = value.grad, None
+        self._optimizer.step()
+        for value, move in zip(parameters, self._moves, strict=True):
+            if self._decays and self._decoupled:
+                value.mul_(1 - column(rate * self._decay, value))
+            value.addcmul_(move, column(rate, value))
+
+    def keep(self, members: list[int]) -> None:
+        """Go on with these members alone."""
+        self._decay = self._decay[members]
+        self._bounds = {name: bound[members] for name, bound in self._bounds.items()}
+        kept = [move.detach()[members].requires_grad_() for move in self._moves]
+        for old, new in zip(self._moves, kept, strict=True):
+            self._optimizer.state[new] = {
+                k: v[members] if v is not None and v.shape == old.shape else v
+                for k, v in self._optimizer.state.pop(old, {}).items()
+            }
+        self._moves = self._optimizer.param_groups[0]["params"] = kept
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Values [members] in a shape that goes with [members, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,203 @@
+"""Networks trained as one stack, against the same networks trained one by one."""
+
+import csv
+import json
+from statistics import mean, stdev
+
+import pytest
+import torch
+from hydra.core.utils import JobStatus
+from launching import launch
+from mlflow.tracking import MlflowClient
+from safetensors.torch import load_file
+
+from perceptrail.activations import ACTIVATIONS
+from perceptrail.callbacks import DivergenceError
+from perceptrail.errors import UserError
+from perceptrail.fused.stack import Stack
+from perceptrail.model import MLP, NORMS
+
+SMALL = ("data=spirals", "data.points=150", "model.hidden=[12,8]", "model.dropout=0")
+DIGITS = ("data=digits", "data.val_size=900", "model.hidden=[16]", "model.dropout=0")
+EPOCHS = "trainer.max_epochs=3"
+
+
+def history(folder):
+    """What each epoch came to, but for the speed."""
+    with (folder / "history.csv").open() as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if "per_second" not in k} for row in rows]
+
+
+def assert_alike(jobs, tmp_path):
+    """Have the jobs run both ways, and compare all that they leave."""
+    alone = launch("basic", jobs, tmp_path / "alone")
+    fused = launch("fused", jobs, tmp_path / "fused")
+    for number, (a, b) in enumerate(zip(alone, fused, strict=True)):
+        one, other = tmp_path / "alone" / str(number), tmp_path / "fused" / str(number)
+        assert a.return_value == pytest.approx(b.return_value, rel=1e-4), jobs[number]
+        expected, rows = history(one), history(other)
+        assert len(expected) == len(rows)
+        for left, right in zip(expected, rows, strict=True):
+            assert list(left) == list(right)
+            assert right == pytest.approx(left, rel=1e-4, abs=1e-6), jobs[number]
+        weights = load_file(other / "model" / "model.safetensors")
+        for name, value in load_file(one / "model" / "model.safetensors").items():
+            torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
+        files = {p.relative_to(one) for p in one.rglob("*")}
+        assert {p.relative_to(other) for p in other.rglob("*")} == files
+        left, right = (json.loads((f / "metrics.json").read_text()) for f in (one, other))
+        assert list(left) == list(right)
+        assert left["best_epoch"] == right["best_epoch"]
+
+
+def test_every_activation(tmp_path):
+    assert_alike([[*SMALL, EPOCHS, f"model.activation={name}"] for name in ACTIVATIONS], tmp_path)
+
+
+# Batch norm takes a bias before it away again: that gradient is rounding error, which adaptive
+# optimizers scale up to steps like any other's, unless they divide by something larger.
+ADAPTIVE = ("adam", "adamw", "rmsprop")
+
+
+@pytest.mark.parametrize("norm", [None, *NORMS])
+def test_every_optimizer(tmp_path, norm):
+    jobs = [
+        [*SMALL, EPOCHS, f"model.norm={norm or 'null'}", f"optimizer={optimizer}", *own, *eps]
+        for optimizer in ("sgd", "momentum", *ADAPTIVE)
+        for eps in ([["+optimizer.eps=1e-3"]] if optimizer in ADAPTIVE else [[]])
+        for own in (
+            ("seed=1", "optimizer.weight_decay=0.01"),
+            ("seed=2", "optimizer.lr=0.003", "schedule=cosine"),
+        )
+    ]
+    assert_alike(jobs, tmp_path)
+
+
+def test_every_regularization(tmp_path):
+    """Many classes, one shape, other settings in each: label smoothing, penalties, bounds."""
+    settings = {
+        "label_smoothing": 0.1,
+        "l1": 1e-3,
+        "l2": 1e-2,
+        "gradient_clip": 0.5,
+        "max_norm": 0.7,
+    }
+    jobs = [[*DIGITS, EPOCHS, f"regularization.{key}={v}"] for key, v in settings.items()]
+    assert_alike([*jobs, [*DIGITS, EPOCHS, "seed=1"]], tmp_path)
+
+
+def test_members_stop_early_each_in_its_time(tmp_path):
+    jobs = [
+        [*SMALL, "trainer.max_epochs=12", f"callbacks.early_stopping.patience={p}", *own]
+        for p in (1, 3)
+        for own in (
+            ["optimizer.lr=0.1", "seed=3"],
+            ["seed=1", "monitor.metric=val/acc", "monitor.mode=max"],
+            ["callbacks.early_stopping.min_delta=0.02"],
+        )
+    ]
+    assert_alike(jobs, tmp_path)
+    lengths = {len(history(tmp_path / "fused" / str(k))) for k in range(len(jobs))}
+    assert len(lengths) > 2
+
+
+def test_jobs_of_several_shapes_and_some_alone(tmp_path, capsys):
+    jobs = [
+        [*SMALL, EPOCHS, "seed=1"],
+        [*SMALL, EPOCHS, "model.hidden=[5]"],
+        [*SMALL, EPOCHS, "schedule=plateau"],
+        [*SMALL, EPOCHS, "data.batch_size=1000"],
+        [*SMALL, EPOCHS, "model.hidden=[5]", "seed=1"],
+        [*SMALL, EPOCHS, "trainer.accelerator=gpu"],
+        [*SMALL, EPOCHS, "+trainer.limit_train_batches=2"],
+    ]
+    done = launch("fused", jobs, tmp_path)
+    status = [job.status for job in done]
+    failed = {3} if torch.cuda.is_available() else {3, 5}
+    assert {k for k, s in enumerate(status) if s == JobStatus.FAILED} == failed
+    with pytest.raises(UserError, match=r"data.batch_size=1000: must be 1 to"):
+        _ = done[3].return_value
+    said = [line for line in capsys.readouterr().out.splitlines() if "Alone" in line]
+    for reason, numbers in {
+        "schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau": "#2",
+        "trainer.limit_train_batches": "#6",
+        "data.batch_size=1000: must be 1 to": "#3",
+    }.items():
+        (line,) = [line for line in said if reason in line]
+        assert line.endswith(numbers)
+
+
+def test_a_member_that_diverges_fails_alone(tmp_path):
+    jobs = [
+        [*SMALL, EPOCHS, "optimizer=sgd"],
+        [*SMALL, EPOCHS, "optimizer=sgd", "optimizer.lr=1e30"],
+    ]
+    good, bad = launch("fused", jobs, tmp_path)
+    assert good.return_value > 0
+    with pytest.raises(DivergenceError, match="became nan"):
+        _ = bad.return_value
+
+
+def test_dropout_of_each_member():
+    """The share that is zeroed, and the scale of the rest, where the weights are the identity."""
+    rates, n = [0.0, 0.25, 0.5], 100
+    networks = [MLP(n, n, hidden=[n], activation="identity", input_dropout=r) for r in rates]
+    for network in networks:
+        for weight in network.weights:
+            torch.nn.init.eye_(weight)
+    stack = Stack(networks, device=torch.device("cpu"))
+    torch.manual_seed(0)
+    for hidden in ([0.0, 0.0, 0.0], [0.5, 0.0, 0.2]):
+        stack.set_dropout(torch.tensor(hidden))
+        y = stack(torch.ones(3, 2000, n), training=True)
+        kept = [(1 - a) * (1 - b) for a, b in zip(rates, hidden, strict=True)]
+        # Four standard deviations of a share of 200,000 draws are at most 0.0045.
+        shares = (y != 0).double().mean((1, 2)).tolist()
+        assert shares == pytest.approx(kept, abs=0.0045)
+        for share, values in zip(kept, y, strict=True):
+            assert values.max().item() == pytest.approx(1 / share)
+            assert values.mean().item() == pytest.approx(1, abs=0.02)
+        assert (stack(torch.ones(3, 5, n), training=False) == 1).all()
+
+
+def test_dropout_trains_as_alone_in_distribution(tmp_path):
+    jobs = [[*DIGITS, EPOCHS, "model.dropout=0.4", f"seed={seed}"] for seed in range(12)]
+    alone, fused = (
+        [job.return_value for job in launch(launcher, jobs, tmp_path / launcher)]
+        for launcher in ("basic", "fused")
+    )
+    differences = [a - b for a, b in zip(alone, fused, strict=True)]
+    assert all(differences)
+    assert abs(mean(differences)) < 4 * stdev(differences) / len(jobs) ** 0.5
+
+
+def test_each_job_has_its_mlflow_run(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    own = [*SMALL, EPOCHS, "data.points=150", f"tracking.uri={uri}", "tracking.experiment=fused"]
+    jobs = [[*own, f"seed={seed}", f"optimizer.lr={lr}"] for seed, lr in ((3, 0.01), (4, 0.02))]
+    jobs.append([*own, "optimizer=sgd", "optimizer.lr=1e30"])
+    launch("fused", jobs, tmp_path / "jobs")
+    client = MlflowClient(uri)
+    for number, (seed, lr) in enumerate(((3, 0.01), (4, 0.02))):
+        folder = tmp_path / "jobs" / str(number)
+        left = json.loads((folder / "metrics.json").read_text())
+        run = client.get_run(left["run_id"])
+        assert run.info.status == "FINISHED"
+        assert (run.data.params["seed"], run.data.params["optimizer.lr"]) == (str(seed), str(lr))
+        for name in ("val/loss", "best/val/loss", "time/fit_s"):
+            assert run.data.metrics[name] == pytest.approx(left[name])
+        rows = history(folder)
+        for name in ("val/loss", "train/loss", "lr", "dropout"):
+            stored = client.get_metric_history(left["run_id"], name)
+            values = {m.step: m.value for m in stored}
+            assert values == pytest.approx({row["step"]: row[name] for row in rows})
+        (used,) = run.inputs.dataset_inputs
+        assert used.dataset.name == "spirals"
+        files = {a.path for a in client.list_artifacts(left["run_id"])}
+        assert {"best.ckpt", "config", "environment", "history.csv", "metrics.json"} <= files
+        assert run.outputs.model_outputs
+    record = json.loads((tmp_path / "jobs" / "2" / "run.json").read_text())
+    failed = client.get_run(record["run_id"])
+    assert failed.info.status == "FAILED"
+    assert "became nan" in failed.data.tags["mlflow.note.content"]
