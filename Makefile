@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate test lint bench ui dashboard pins clean
+.PHONY: help setup train evaluate repro test lint bench ui dashboard pins clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ train: $(VENV)/.run  ## Train: make train ARGS="model=deep"
 
 evaluate: $(VENV)/.run  ## Test a run: make evaluate ARGS="run=best"
 	$(PYTHON) evaluate.py $(ARGS)
+
+repro: $(VENV)/.repro  ## Replay everything that has changed, from the data to the page
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" dvc repro $(ARGS)
 
 ui: $(VENV)/.run  ## Look at the runs in MLflow's pages
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
@@ -33,8 +36,8 @@ lint: $(VENV)/.dev  ## Style, types, and imports that only point down
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-bench: $(VENV)-bench/.bench  ## Measure the speed against what one would write by hand
-	$(VENV)-bench/bin/python benchmarks/training.py $(ARGS)
+bench: $(VENV)/.run $(VENV)-bench/.bench  ## Measure against peers: make bench ARGS="speed --rounds 5"
+	$(VENV)-bench/bin/python -m benchmarks --python $(PYTHON) $(ARGS)
 
 pins: $(VENV)/bin/uv  ## Renew constraints.txt: make pins ARGS=--upgrade
 	$(VENV)/bin/uv pip compile --quiet $(ARGS) --all-extras --no-header --no-annotate \
@@ -55,6 +58,10 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/uv
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/uv
 	$(INSTALL) --python $(PYTHON) --editable '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.repro: pyproject.toml constraints.txt | $(VENV)/bin/uv
+	$(INSTALL) --python $(PYTHON) --editable '.[repro]'
 	@touch $@ $(VENV)/.run
 
 # Apart, because Lightning imports torchvision wherever it finds it, which costs a second a start.

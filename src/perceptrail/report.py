@@ -1,0 +1,200 @@
+"""The page: every study's question, claims, figures and numbers, told in the order of the course.
+
+It is made of what lies in `results/`, of benchmarks and of the MLflow store. Nothing is trained.
+"""
+
+import json
+import os
+import platform
+import struct
+import subprocess
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from omegaconf import DictConfig
+
+from perceptrail.course import COURSE, Section
+from perceptrail.data.idx import FILES, md5
+from perceptrail.runs import read_json, shown
+from perceptrail.tables import Table, averaged, of_metrics
+
+ROOT = Path(__file__).parents[2]
+MARKS = {"holds": "✓", "holds with a limit": "◐", "does not hold here": "✗"}
+PACKAGES = ("torch", "pytorch-lightning", "numpy", "scikit-learn", "hydra-core", "optuna", "mlflow")
+BEST = "best/val/acc"
+RUNS_SHOWN = 5  # of each data set
+DOTS = 140  # pixels of a picture to an inch; a screen has 96
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page, with its size on a screen."""
+
+    data: str
+    width: int
+    height: int
+    name: str
+    caption: str
+
+
+def write(cfg: DictConfig) -> Path:
+    """Write the page that `cfg.page` names and return its path."""
+    page, results = Path(cfg.page), Path(cfg.results)
+    found = {path.parent.name for path in results.glob("*/study.json")}
+    known = [section.study for section in COURSE]
+    later = [Section(name, "", "") for name in sorted(found - set(known))]
+    studies = [_study(s, results / s.study) for s in (*COURSE, *later) if s.study in found]
+    claims = [claim for study in studies for claim in study["claims"]]
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["prose"] = prose
+    text = environment.get_template("page.html").render(
+        studies=studies,
+        missing=[section for section in COURSE if section.study not in found],
+        claims=claims,
+        tally=Counter(claim["verdict"] for claim in claims),
+        marks=MARKS,
+        default=_default_run(results / "evaluate"),
+        leaderboard=_leaderboard(cfg.tracking.uri),
+        benchmarks=[_benchmark(path) for path in sorted(Path(cfg.benchmarks).glob("*.json"))],
+        environment=_environment(),
+        digests=_digests(Path(cfg.datasets)),
+        root=os.path.relpath(ROOT, page.parent),
+    )
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(text, encoding="utf-8")
+    print(f"{len(studies)} studies, {len(claims)} claims in {shown(page)}")
+    return page
+
+
+def _study(section: Section, folder: Path) -> dict[str, Any]:
+    stored = read_json(folder / "study.json")
+    pictures = [_picture(folder / f["file"], caption=f["caption"]) for f in stored["figures"]]
+    measurements = folder / "measurements.csv"
+    return stored | {
+        "section": section,
+        "title": section.title or stored["name"].replace("_", " ").capitalize(),
+        "quick": stored["config"]["size"] == "quick",
+        "pictures": pictures,
+        "numbers": of_metrics(read_json(folder / "metrics.json")),
+        "measurements": shown(measurements) if measurements.is_file() else None,
+    }
+
+
+def _picture(path: Path, *, caption: str, dots: int = DOTS) -> Picture:
+    content = path.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])  # where every PNG has its size
+    name = path.stem.replace("_", " ")
+    pixels = 96 / dots
+    data = b64encode(content).decode()
+    return Picture(data, round(width * pixels), round(height * pixels), name, caption)
+
+
+def prose(text: str) -> Markup:
+    """Paragraphs parted by empty lines, with `code` between backticks."""
+    paragraphs = []
+    for block in text.split("\n\n"):
+        parts = enumerate(escape(block).split("`"))
+        inner = "".join(f"<code>{part}</code>" if i % 2 else part for i, part in parts)
+        paragraphs.append(f"<p>{inner}</p>")
+    return Markup("\n".join(paragraphs))
+
+
+def _default_run(folder: Path) -> dict[str, Any] | None:
+    """The run that train.py makes when nothing is said, after its evaluation."""
+    if not (folder / "metrics.json").is_file():
+        return None
+    drawn = {
+        "figures/learning_curves.png": "Loss and accuracy, epoch by epoch.",
+        "figures/test/worst_mistakes.png": "The test digits that it got most wrong.",
+    }
+    pictures = [_picture(folder / f, caption=c) for f, c in drawn.items() if (folder / f).is_file()]
+    metrics = read_json(folder / "metrics.json")
+    rows = [
+        ["test accuracy", f"{metrics['test/acc']:.2%}"],
+        ["validation accuracy", f"{metrics[BEST]:.2%}"],
+        ["epochs", f"{metrics['epoch']}"],
+        ["training", f"{metrics['time/fit_s']:.1f} s"],
+    ]
+    return {"pictures": pictures, "numbers": Table(["", "seed 0"], rows)}
+
+
+def _leaderboard(uri: str | None) -> list[tuple[str, Table]]:
+    """The best runs of each data set by validation accuracy; the test is not there to choose by."""
+    if uri is None or (uri.startswith("sqlite:///") and not Path(uri[10:]).is_file()):
+        return []
+    from perceptrail import tracking
+
+    def of_set(run: Mapping[str, Any]) -> str:
+        return str(run["params"]["data._target_"].rpartition(".")[2])
+
+    heads = ["run", "network", "optimizer", "validation", "test", "training", "begun"]
+    ranked = sorted(tracking.best_runs(uri, metric=BEST), key=of_set)
+    return [
+        (name, Table(heads, [_standing(run) for run in list(runs)[:RUNS_SHOWN]]))
+        for name, runs in groupby(ranked, of_set)
+    ]
+
+
+def _standing(run: Mapping[str, Any]) -> list[str]:
+    params, metrics = run["params"], run["metrics"]
+    optimizer = params["optimizer._target_"].rpartition(".")[2]
+    return [
+        run["name"],
+        f"{params['model.hidden']} {params['model.activation']}",
+        f"{optimizer}, {params['optimizer.lr']}",
+        f"{metrics[BEST]:.2%}",
+        f"{metrics['test/acc']:.2%}" if "test/acc" in metrics else "–",
+        f"{metrics['time/fit_s']:,.1f} s" if "time/fit_s" in metrics else "–",
+        run["begun"],
+    ]
+
+
+def _benchmark(path: Path) -> dict[str, Any]:
+    """A file of `benchmarks/results`: its rows, averaged over the rounds, and its picture."""
+    stored = json.loads(path.read_text())
+    picture = path.with_suffix(".png")
+    rows = stored.get("rows", [])
+    return {
+        "name": path.stem,
+        "table": averaged(rows),
+        "rounds": stored.get("rounds", 1),
+        "machine": stored.get("machine", ""),
+        "picture": _picture(picture, caption="", dots=150) if picture.is_file() else None,
+    }
+
+
+def _environment() -> list[tuple[str, str]]:
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    return [
+        *([("commit", commit)] if commit else []),
+        ("machine", f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"),
+        ("Python", platform.python_version()),
+        *((name, version(name)) for name in PACKAGES),
+    ]
+
+
+def _digests(folder: Path) -> list[list[str]]:
+    """Each known file that is there: name, bytes, MD5, and whether that is the published one."""
+    return [
+        [f"{name}/{file.name}", f"{len(content):,}", found, "as published" * (found == file.md5)]
+        for name, files in FILES.items()
+        for file in files
+        if (path := folder / name / file.name).is_file()
+        for content in [path.read_bytes()]
+        for found in [md5(content)]
+    ]

@@ -1,0 +1,202 @@
+"""Studies as commands, checked against the files and the store; and the pipeline that runs them."""
+
+import ast
+import csv
+import json
+from pathlib import Path
+from statistics import mean, stdev
+
+import grimp
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from PIL import Image
+from running import ROOT, Command, run
+
+STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
+TINY = ("widths=[0,4]", "seeds=2", "bits=[2]", "parity_widths=[4]", "parity_seeds=1", "epochs=3")
+# They check, record or report: no result can change by them.
+WITHOUT_EFFECT = {
+    *("command", "config", "errors", "passwords", "provenance", "recorder", "runs", "tracking"),
+    *("gallery", "search.pruning", "search.storage"),  # for other runs than those of a study
+}
+
+
+def measurements(folder):
+    with (folder / "measurements.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A folder in which the XOR study has been run, at a tiny size."""
+    folder = tmp_path_factory.mktemp("studied")
+    (folder / "experiments").mkdir()  # where the command's output goes
+    run("experiments/xor.py", *TINY, f"tracking.uri=sqlite:///{folder}/mlflow.db", cwd=folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_study_leaves_its_files_and_nothing_else(studied):
+    folder = studied / "results" / "xor"
+    page = read(folder / "study.json")
+    pictures = {folder / figure["file"] for figure in page["figures"]}
+    expected = {folder / name for name in ("study.json", "metrics.json", "measurements.csv")}
+    left = {path for path in folder.rglob("*") if path.is_file() and path.name != ".open"}
+    assert left == expected | pictures
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            assert min(opened.size) > 100
+    assert page["question"] == "Why does XOR need a hidden layer?"
+    assert page["config"]["widths"] == [0, 4]
+    assert page["command"].startswith("python experiments/xor.py widths=[0,4]")
+    assert (ROOT / page["code"]).is_file()
+
+
+@pytest.mark.slow
+def test_metrics_are_the_mean_and_spread_of_the_measurements(studied):
+    folder = studied / "results" / "xor"
+    rows = measurements(folder)
+    assert len(rows) == 2 * 2 + 1
+    values = [float(r["best/val/acc"]) for r in rows if (r["part"], r["variant"]) == ("width", "4")]
+    metrics = read(folder / "metrics.json")
+    assert metrics["accuracy/4 units"] == pytest.approx(mean(values), rel=1e-12)
+    assert metrics["accuracy/4 units sd"] == pytest.approx(stdev(values), rel=1e-12)
+    assert not [name for name in rows[0] if name.startswith(("time/", "train/samples_per_second"))]
+
+
+@pytest.mark.slow
+def test_a_second_run_measures_the_same(studied):
+    run("experiments/xor.py", *TINY, "tracking.uri=null", "results=again", cwd=studied)
+    first, second = (studied / place / "xor" for place in ("results", "again"))
+    for name in ("measurements.csv", "metrics.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_store_holds_the_study(studied):
+    client = MlflowClient(f"sqlite:///{studied}/mlflow.db")
+    experiment = client.get_experiment_by_name("studies")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "study-xor"
+    assert found.data.params["widths"] == "[0, 4]"
+    folder = studied / "results" / "xor"
+    assert found.data.metrics == pytest.approx(read(folder / "metrics.json"))
+    kept = {Path(a.path).name for a in client.list_artifacts(found.info.run_id)}
+    assert {path.name for path in folder.rglob("*") if path.suffix} <= kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("seedz=3", "seedz: must be one of size, seeds, launcher"),
+        ("size=huge", "size=huge: must be one of full, quick"),
+    ],
+)
+def test_a_mistyped_key_is_said_and_nothing_is_run(tmp_path, argument, said):
+    (tmp_path / "experiments").mkdir()
+    ended = Command("experiments/xor.py", argument, cwd=tmp_path).wait()
+    assert ended.code == 1
+    assert ended.output.startswith(said)
+    assert len(ended.output.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
+DIVERGING = """
+import json
+from omegaconf import OmegaConf
+from perceptrail.errors import UserError
+from perceptrail.studies import ROOT, Study, of
+
+def study():
+    cfg = OmegaConf.create({"seeds": 1, "launcher": "basic", "results": "results"})
+    return Study("rates", cfg, page="Too fast?", code=ROOT / "experiments" / "xor.py")
+
+common = ("experiment=xor", "trainer.max_epochs=2", "optimizer=sgd", "schedule=constant")
+variants = {"good": ["optimizer.lr=0.1"], "bad": ["optimizer.lr=1e30"]}
+allowed = study()
+done = allowed.train("rate", *common, variants=variants, may_diverge=True)
+for name, values in of(done, "best/val/acc").items():
+    allowed.metric(name, values)
+allowed.close()
+print("ERRORS", json.dumps([run.error for run in done]))
+try:
+    study().train("rate", *common, variants=variants)
+except UserError as error:
+    print("RAISED", error)
+"""
+
+
+@pytest.mark.slow
+def test_a_diverging_run_is_an_error_unless_it_is_expected(tmp_path):
+    (tmp_path / "rates.py").write_text(DIVERGING)
+    said = run(str(tmp_path / "rates.py"), cwd=tmp_path).output.splitlines()
+    (errors,) = (json.loads(line[7:]) for line in said if line.startswith("ERRORS "))
+    (raised,) = (line[7:] for line in said if line.startswith("RAISED "))
+    good, bad = errors
+    assert good == ""
+    assert bad
+    assert raised == f"rate, bad, seed 0: {bad}"
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+
+
+def test_every_study_has_its_sizes_and_its_stage(pipeline):
+    assert sorted(pipeline["study"]["foreach"]) == STUDIES
+    assert set(STUDIES) <= {path.stem for path in (ROOT / "conf" / "study").glob("*.yaml")}
+
+
+@pytest.fixture(scope="module")
+def imports():
+    """The imports within the package, without what has no effect on results."""
+    graph = grimp.build_graph("perceptrail", cache_dir=None)
+    for name in WITHOUT_EFFECT:
+        graph.remove_module(f"perceptrail.{name}")
+    return graph
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_stage_of_a_study_depends_on_all_that_it_imports(study, pipeline, imports):
+    stage = pipeline["study"]
+    item = stage["foreach"][study]
+    deps = [dep.replace("${key}", study) for dep in stage["do"]["deps"]]
+    for key, value in item.items():
+        deps = [dep.replace(f"${{item.{key}}}", value) for dep in deps]
+    assert [dep for dep in deps if "$" in dep] == []
+    assert [dep for dep in deps if not dep.startswith("data/") and not (ROOT / dep).exists()] == []
+
+    shared = yaml.safe_load((ROOT / "conf" / "study" / "default.yaml").read_text())
+    launcher = {f"perceptrail.{shared['launcher']}.launcher"} & imports.modules
+    needed = imported(ROOT / "experiments" / f"{study}.py", imports.modules) | launcher
+    needed = needed.union(*(imports.find_upstream_modules(name) for name in needed))
+    files = {name: module_file(name) for name in needed}
+    undeclared = {
+        name
+        for name, path in files.items()
+        if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)
+    }
+    assert undeclared - {"perceptrail"} == set()  # whose __init__.py is a docstring
+
+
+def imported(path, modules):
+    """The modules of the package that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names & modules
+
+
+def module_file(name):
+    path = Path("src", *name.split("."))
+    inside = path / "__init__.py"
+    return (inside if (ROOT / inside).exists() else path.with_suffix(".py")).as_posix()
