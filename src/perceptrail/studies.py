@@ -25,7 +25,8 @@ from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus, setup_globals
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext, RunMode
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
@@ -118,16 +119,20 @@ class Study:
         `common` and `variants` are overrides of train.yaml; `part` names this group of runs in the
         measurements. Raises `UserError` when a run fails, unless it may diverge.
         """
+        from perceptrail.callbacks import DivergenceError  # imports PyTorch
+
         seeds = range(self.cfg.seeds) if seeds is None else seeds
         quiet = ("tracking=none", "figures=false", "callbacks.progress=null")
         plan = [(variant, seed) for variant in variants for seed in seeds]
         jobs = [[*quiet, *common, *variants[variant], f"seed={seed}"] for variant, seed in plan]
         print(f"{self.name}: {part}, {len(jobs)} runs", flush=True)
         folder = self.runs / part
-        errors = _launch(jobs, folder=folder, launcher=self.cfg.launcher)
+        with (self.runs / "log.txt").open("a") as file, redirect_stdout(file):
+            returned = launch(jobs, folder=folder, launcher=self.cfg.launcher)
         done = []
-        for number, ((variant, seed), error) in enumerate(zip(plan, errors, strict=True)):
-            if error is not None and not may_diverge:
+        for number, ((variant, seed), job) in enumerate(zip(plan, returned, strict=True)):
+            error = job._return_value if job.status == JobStatus.FAILED else None
+            if error and not (may_diverge and isinstance(error, DivergenceError)):
                 raise UserError(f"{part}, {variant}, seed {seed}: {error}") from error
             run = Run(variant, seed, folder / str(number), str(error) if error else "")
             measured = {k: v for k, v in run.metrics.items() if isinstance(v, int | float)}
@@ -262,23 +267,23 @@ def _record(study: Study) -> tuple[RunLog, Callable[[str], None]]:
     return log, lambda status: log.call("close_run", status=status)
 
 
-def _launch(
-    jobs: Sequence[Sequence[str]], *, folder: Path, launcher: str
-) -> list[Exception | None]:
-    """Have a Hydra launcher run train.py's jobs below a folder; return their errors."""
-    version.setbase("1.3")
-    setup_globals()
-    GlobalHydra.instance().clear()
-    search_path = create_config_search_path(str(CONF))
-    hydra = Hydra.create_main_hydra2("train", search_path)
-    overrides = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
-    config = hydra.compose_config("train", overrides, run_mode=RunMode.MULTIRUN)
+def launch(jobs: Sequence[Sequence[str]], *, folder: Path, launcher: str) -> Sequence[JobReturn]:
+    """Have a Hydra launcher run jobs of train.py, each given by its overrides, below a folder."""
     from perceptrail.training import run
 
-    context = HydraContext(hydra.config_loader, Callbacks(config))
-    plugin = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=run, config=config
-    )
-    with (folder.parent / "log.txt").open("a") as file, redirect_stdout(file):
-        returned = plugin.launch(jobs, initial_job_idx=0)
-    return [job._return_value if job.status == JobStatus.FAILED else None for job in returned]
+    before = Singleton.get_state()
+    try:
+        version.setbase("1.3")
+        setup_globals()
+        GlobalHydra.instance().clear()
+        hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONF)))
+        overrides = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
+        config = hydra.compose_config("train", overrides, run_mode=RunMode.MULTIRUN)
+        plugin = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(hydra.config_loader, Callbacks(config)),
+            task_function=run,
+            config=config,
+        )
+        return plugin.launch(jobs, initial_job_idx=0)
+    finally:
+        Singleton.set_state(before)
