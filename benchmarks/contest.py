@@ -124,8 +124,9 @@ def overrides(task: Task) -> list[str]:
     """The task as arguments of `train.py`."""
     return [
         *(f"seed={SEED}", f"data.dir={DATA}", f"data.train_size={task.images}"),
-        *(f"data.batch_size={task.batch}", f"model.hidden={list(task.hidden)}", "model.dropout=0"),
-        *("optimizer=adam", f"optimizer.lr={task.rate}", "schedule=constant"),
+        *(f"data.batch_size={task.batch}", f"model.hidden={list(task.hidden)}"),
+        *(f"model.dropout={task.dropout}", "schedule=constant"),
+        *("optimizer=adam", f"optimizer.lr={task.rate}"),
         *(f"trainer.max_epochs={task.epochs}", "callbacks.early_stopping=null"),
     ]
 

@@ -33,7 +33,14 @@ def hand_written(task: Task, report: Report) -> None:
 
     torch.manual_seed(SEED)
     x, y, val_x, val_y = map(torch.from_numpy, examples(task.images))
-    loop = Loop(x, y, hidden=task.hidden, classes=CLASSES, batch=task.batch, rate=task.rate)
+    loop = Loop(
+        *(x, y),
+        hidden=task.hidden,
+        dropout=task.dropout,
+        classes=CLASSES,
+        batch=task.batch,
+        rate=task.rate,
+    )
     while not report(loop.epoch(), loop.accuracy(val_x, val_y)):
         pass
 
@@ -45,7 +52,7 @@ def dataloader(task: Task, report: Report) -> None:
 
     torch.manual_seed(SEED)
     train, val = _torchvision_loaders(task)
-    model = network(INPUTS, task.hidden, CLASSES)
+    model = network(INPUTS, task.hidden, CLASSES, dropout=task.dropout)
     optimizer = torch.optim.Adam(model.parameters(), lr=task.rate)
     loss = torch.nn.CrossEntropyLoss()
     enough = False
@@ -73,7 +80,7 @@ def lightning(task: Task, report: Report) -> None:
     class Module(pl.LightningModule):
         def __init__(self) -> None:
             super().__init__()
-            self.network = network(INPUTS, task.hidden, CLASSES)
+            self.network = network(INPUTS, task.hidden, CLASSES, dropout=task.dropout)
             self.loss = torch.nn.CrossEntropyLoss()
             self.train_accuracy = MulticlassAccuracy(CLASSES, average="micro")
             self.val_accuracy = MulticlassAccuracy(CLASSES, average="micro")
@@ -145,7 +152,7 @@ def skorch(task: Task, report: Report) -> None:
     torch.manual_seed(SEED)
     x, y, val_x, val_y = examples(task.images)
     model = skorch.NeuralNetClassifier(
-        network(INPUTS, task.hidden, CLASSES),
+        network(INPUTS, task.hidden, CLASSES, dropout=task.dropout),
         criterion=torch.nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=task.rate,

@@ -33,6 +33,7 @@ class Rival(pl.Callback):
                 (x - data.mean) / data.std,
                 y,
                 hidden=architecture["hidden"],
+                dropout=architecture["dropout"],
                 classes=data.outputs,
                 batch=data.batch_size,
                 rate=trainer.optimizers[0].defaults["lr"],

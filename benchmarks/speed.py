@@ -1,6 +1,6 @@
 """Training speed by size of the network, and the share of the machine's peak that it reaches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean, median
 
@@ -18,6 +18,7 @@ TASKS = [
     for hidden in ((128,), (256, 128), (512, 512), (1024, 1024))
 ]
 LARGE_BATCH = replace(TASKS[2], batch=256)  # where the share of the peak has its goal
+OTHERS = [name for name in PEERS if name != LOOP]
 PAIRED = 5  # epochs of perceptrail and of the loop, in turn
 TOLERANCE = 0.01  # between accuracies that count as equal
 
@@ -30,15 +31,23 @@ def measure(lab: Lab, *, rounds: int, quick: bool) -> list[Row]:
     The hand-written loop has its epochs between perceptrail's, in the same process. Each other peer
     has a process a round, which is idle until it is its turn: what is compared lies within seconds.
     """
-    rows: list[Row] = []
     tasks = [replace(TASKS[0], images=10_240, epochs=2)] if quick else [*TASKS, LARGE_BATCH]
+    contenders = {task: [] if task == LARGE_BATCH else OTHERS for task in tasks}
+    return contest(lab, contenders, rounds=rounds)
+
+
+def contest(lab: Lab, contenders: Mapping[Task, Sequence[str]], *, rounds: int) -> list[Row]:
+    """The rows of perceptrail, the loop, and the peers that each task names."""
+    rows: list[Row] = []
     for turn in range(1, rounds + 1):
-        peers = {name: Peer(name) for name in PEERS if name != LOOP}
-        for task in tasks:
+        peers: dict[str, Peer] = {}  # each begins at its first turn: importing takes a processor
+        for task, others in contenders.items():
             measured, peak = _pair(lab, task)
             ours = measured[0]["speed"]
-            for name, peer in peers.items() if task != LARGE_BATCH else ():
-                epochs = peer.train(task)
+            for name in others:
+                if name not in peers:
+                    peers[name] = Peer(name)
+                epochs = peers[name].train(task)
                 speed = median(epoch.speed for epoch in epochs[1:])
                 accuracy, ratio = epochs[-1].accuracy, ours / speed
                 row = {"contender": name, "speed": speed, "accuracy": accuracy, "ratio": ratio}

@@ -19,14 +19,16 @@ ALL = 54_784  # of the 55,000 images that are left, whole batches of 128 and of 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """A network of ReLU units, 784-`hidden`-10, trained by Adam at a constant rate, no dropout.
+    """A network of ReLU units, 784-`hidden`-10, trained by Adam at a constant rate.
 
-    That much all contenders have in common. `images` is a multiple of `batch`, for a jitted scan
-    takes whole batches alone. The training ends after `epochs`, after the first epoch with the
-    validation accuracy `target`, or the first that ends `seconds` after the start of the process.
+    That much all contenders have in common; `dropout` only those that are built on PyTorch.
+    `images` is a multiple of `batch`, for a jitted scan takes whole batches alone. The training
+    ends after `epochs`, after the first epoch with the validation accuracy `target`, or the first
+    that ends `seconds` after the start of the process.
     """
 
     hidden: tuple[int, ...] = (256, 128)
+    dropout: float = 0.0
     images: int = ALL
     batch: int = 128
     rate: float = 1e-3
