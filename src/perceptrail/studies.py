@@ -93,13 +93,14 @@ class Study:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.runs.mkdir(parents=True)
         question, _, text = page.strip().partition("\n")
+        sizes = {key: value for key, value in cfg.items() if key not in ("results", "tracking")}
         self._page: dict[str, Any] = {
             "name": name,
             "question": question,
             "text": text.strip(),
             "code": code.relative_to(ROOT).as_posix(),
             "command": " ".join(["python", f"experiments/{name}.py", *sys.argv[1:]]),
-            "config": OmegaConf.to_container(cfg, resolve=True),
+            "config": OmegaConf.to_container(OmegaConf.create(sizes)),
             "claims": [],
             "figures": [],
         }
