@@ -3,6 +3,8 @@
 import pytest
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
 
+pytestmark = pytest.mark.usefixtures("fresh_hydra")
+
 
 @pytest.mark.parametrize("launcher_name, overrides", [("fused", [])])
 class TestLauncher(LauncherTestSuite):

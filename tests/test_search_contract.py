@@ -12,6 +12,8 @@ import pytest
 from hydra.extra.pytest_plugin import hydra_restore_singletons, hydra_sweep_runner  # noqa: F401
 from hydra.test_utils.launcher_common_tests import BatchedSweeperTestSuite, IntegrationTestSuite
 
+pytestmark = pytest.mark.usefixtures("fresh_hydra")
+
 SEARCH = ["hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.figures=false"]
 
 
