@@ -17,6 +17,18 @@ _INT64 = torch.iinfo(torch.int64)
 WEIGHTS, ARCHITECTURE = "model.safetensors", "model.json"
 
 
+def draw_mask(like: Tensor, threshold: Tensor | int) -> Tensor:
+    """1 where 16 random bits, taken as a number from -2^15 on, reach the threshold; else 0.
+
+    Of the shape, type and device of `like`; a tensor of thresholds is int16 and goes with it.
+    """
+    bits = torch.empty(-(-like.numel() // 4), dtype=torch.int64, device=like.device)
+    drawn = bits.random_(_INT64.min, None).view(torch.int16)[: like.numel()].view(like.shape)
+    mask = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    torch.ge(drawn, threshold, out=mask)
+    return mask
+
+
 class Dropout(nn.Dropout):
     """Dropout that on a processor costs a fifth: it draws 16 bits a value, PyTorch's a double.
 
@@ -27,11 +39,7 @@ class Dropout(nn.Dropout):
         """Zero a share `p` of x while training, and scale up the rest."""
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
-        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(_INT64.min, None)
-        drawn = bits.view(torch.int16)[: x.numel()].view(x.shape)
-        kept = torch.empty(x.shape, dtype=x.dtype)
-        torch.ge(drawn, int(self.p * 2**16) - 2**15, out=kept)
-        return x * kept.mul_(1 / (1 - self.p))
+        return x * draw_mask(x, int(self.p * 2**16) - 2**15).mul_(1 / (1 - self.p))
 
 
 class GaussianNoise(nn.Module):

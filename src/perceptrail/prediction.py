@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 CHUNK = 8192  # examples at once: enough for full speed, little memory
 
 
-def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy [n] of logits [n, outputs] against labels [n].
+def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float | Tensor = 0.0) -> Tensor:
+    """Cross-entropy [..., n] of logits [..., n, outputs] against labels [..., n].
 
     One output means two classes, its sigmoid being the probability of the second; more outputs are
-    a softmax. Label smoothing mixes the labels with the uniform distribution, alike for both.
+    a softmax. Label smoothing mixes the labels with the uniform distribution, alike for both; as a
+    tensor it goes with the labels.
     """
-    if logits.shape[1] > 1:
-        return F.cross_entropy(logits, y, label_smoothing=label_smoothing, reduction="none")
+    if logits.shape[-1] > 1:
+        if isinstance(label_smoothing, Tensor):
+            log = logits.log_softmax(-1)
+            picked = log.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+            return -(1 - label_smoothing) * picked - label_smoothing * log.mean(-1)
+        losses = F.cross_entropy(
+            logits.flatten(0, -2), y.flatten(), label_smoothing=label_smoothing, reduction="none"
+        )
+        return losses.view(y.shape)
     target = y.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits[..., 0], target, reduction="none")
 
 
 def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -38,8 +46,8 @@ def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Ten
 
 
 def labels(logits: Tensor) -> Tensor:
-    """The most probable class [n] of logits [n, outputs]."""
-    return logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
+    """The most probable class [..., n] of logits [..., n, outputs]."""
+    return logits.argmax(-1) if logits.shape[-1] > 1 else (logits[..., 0] > 0).long()
 
 
 def probabilities(logits: Tensor) -> Tensor:

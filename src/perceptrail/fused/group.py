@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from perceptrail.callbacks import Row
@@ -15,6 +14,7 @@ from perceptrail.data.module import Batch, shuffled
 from perceptrail.fused.member import Course, Member, State
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, Update
+from perceptrail.prediction import example_losses, labels
 
 VALUES = 2**20  # inputs gathered at once: few calls, and still in the processor's cache
 
@@ -120,7 +120,7 @@ class Group:
                 self._stack.set_dropout(dropouts[step])
             with torch.enable_grad():
                 logits = self._stack(x, training=True)
-                loss = _example_losses(logits, y, self._smoothing).mean(1)
+                loss = example_losses(logits, y, label_smoothing=self._smoothing).mean(1)
                 loss.sum().backward()
             penalty = self._update.step(self._stack.parameters, self._stack.weights, rates[step])
             total += (loss.detach() + penalty) * y.shape[1]
@@ -133,8 +133,8 @@ class Group:
         correct = torch.zeros_like(loss)
         for x, y in self._batches(self._val):
             logits = self._stack(x, training=False)
-            loss += _example_losses(logits, y).sum(1, dtype=torch.float64)
-            correct += (_labels(logits) == y).sum(1)
+            loss += example_losses(logits, y).sum(1, dtype=torch.float64)
+            correct += (labels(logits) == y).sum(1)
         n = self._val.shape[1]
         return loss / n, correct / n
 
@@ -183,22 +183,3 @@ class Group:
         for name in ("_rates", "_smoothing", "_mean", "_std", "_train", "_val"):
             setattr(self, name, getattr(self, name)[members])
         self._best = {name: value[members] for name, value in self._best.items()}
-
-
-def _example_losses(logits: Tensor, y: Tensor, smoothing: Tensor | None = None) -> Tensor:
-    """`prediction.example_losses` for logits [members, n, outputs]; smoothing [members, 1]."""
-    if logits.shape[2] == 1:
-        target = y.to(logits.dtype)
-        if smoothing is not None:
-            target = target * (1 - smoothing) + smoothing / 2
-        return F.binary_cross_entropy_with_logits(logits[..., 0], target, reduction="none")
-    if smoothing is None:
-        flat = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-        return flat.view(y.shape)
-    log = logits.log_softmax(2)
-    picked = log.gather(2, y.unsqueeze(2)).squeeze(2)
-    return -(1 - smoothing) * picked - smoothing * log.mean(2)
-
-
-def _labels(logits: Tensor) -> Tensor:
-    return logits.argmax(2) if logits.shape[2] > 1 else (logits[..., 0] > 0).long()

@@ -8,11 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from perceptrail.activations import ACTIVATIONS
-from perceptrail.model import MLP, Dropout, GaussianNoise
+from perceptrail.model import MLP, Dropout, GaussianNoise, draw_mask
 
 Own = dict[str, Tensor]  # what the members have of one layer, each [members, ...]
-
-_INT64 = torch.iinfo(torch.int64)
 
 
 class _Linear(torch.autograd.Function):
@@ -62,11 +60,7 @@ def _layer_norm(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor
 def _dropout(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
     if not training or "p" not in own:
         return x
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
-    drawn = bits.random_(_INT64.min, None).view(torch.int16)[: x.numel()].view(x.shape)
-    kept = torch.empty_like(x)
-    torch.ge(drawn, own["threshold"], out=kept)
-    return x * kept.mul_(1 / (1 - own["p"]))
+    return x * draw_mask(x, own["threshold"]).mul_(1 / (1 - own["p"]))
 
 
 def _noise(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
