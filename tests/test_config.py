@@ -273,25 +273,26 @@ def with_store(uri):
 
 
 def test_surroundings_in_order_pass(tmp_path):
-    for uri in (None, f"sqlite:///{tmp_path}/mlflow.db", "postgresql://u:p@nowhere/db"):
+    for uri in (None, f"sqlite:///{tmp_path}/mlflow.db", "postgresql:///db?host=/run/postgresql"):
         check_surroundings(with_store(uri), tmp_path / "outputs" / "new")
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         check_surroundings(with_store(f"http://127.0.0.1:{port}"), tmp_path)
+        check_surroundings(with_store(f"postgresql+psycopg://u:p@127.0.0.1:{port}/db"), tmp_path)
     assert not (tmp_path / "outputs").exists()
 
 
 def test_a_server_that_does_not_answer_is_named(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    with pytest.raises(UserError, match=rf"^tracking\.uri={uri}: no MLflow server .*tracking=none"):
-        check_surroundings(with_store(uri), tmp_path)
+    for uri in (f"http://127.0.0.1:{port}", f"postgresql://u@127.0.0.1:{port}/db"):
+        with pytest.raises(UserError, match=rf"^tracking\.uri={uri}: no server .*tracking=none"):
+            check_surroundings(with_store(uri), tmp_path)
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:99999", "https://127.0.0.1:port"])
 def test_an_address_that_cannot_be_is_named(tmp_path, uri):
-    with pytest.raises(UserError, match=rf"^tracking\.uri={uri}: no MLflow server answers"):
+    with pytest.raises(UserError, match=rf"^tracking\.uri={uri}: no server answers"):
         check_surroundings(with_store(uri), tmp_path)
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from perceptrail.errors import UserError, did_you_mean
+from perceptrail.passwords import masked, unmasked
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
 FREE_BYTES = 64 * 2**20  # a run's checkpoints, model, figures and log, with room to spare
@@ -97,10 +98,10 @@ _MIRRORS = Rule(
     "a list of URLs and folders, such as [/data/mnist]",
     lambda v: isinstance(v, ListConfig) and all(isinstance(m, str) for m in v),
 )
-_STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 _STORE = Rule(
     "a database (sqlite:///path, postgresql://...) or the address of an MLflow server (http://...)",
-    lambda v: isinstance(v, str) and urlsplit(v).scheme.partition("+")[0] in _STORES,
+    lambda v: isinstance(v, str) and urlsplit(v).scheme.partition("+")[0] in {"sqlite", *_PORTS},
 )
 
 RULES: Mapping[str, Rule | Callable[[], Rule]] = {
@@ -224,18 +225,18 @@ def check_surroundings(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def _check_store(uri: str) -> None:
-    parts = urlsplit(uri)
+    parts = urlsplit(unmasked(uri, None, key="tracking.uri"))
     if parts.scheme.startswith("sqlite"):
         folder = Path(parts.path.removeprefix("/")).parent
         if not folder.is_dir():
             raise UserError(f"tracking.uri={uri}: there is no folder {folder}")
-    elif parts.hostname and parts.scheme in ("http", "https"):
+    elif parts.hostname:
         try:
-            port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+            port = parts.port or _PORTS[parts.scheme.partition("+")[0]]
             socket.create_connection((parts.hostname, port), timeout=5).close()
         except (OSError, ValueError) as error:
             raise UserError(
-                f"tracking.uri={uri}: no MLflow server answers there ({error}); "
+                f"tracking.uri={masked(uri)}: no server answers there ({error}); "
                 "start it, give another address, or use tracking=none"
             ) from None
 

@@ -12,6 +12,7 @@ from perceptrail.build import dataset
 from perceptrail.data.image import image_files, read_digit
 from perceptrail.errors import UserError
 from perceptrail.model import MLP
+from perceptrail.passwords import masked, unmasked
 from perceptrail.prediction import judge, logits_of, probabilities
 
 
@@ -39,8 +40,8 @@ def locate(cfg: DictConfig) -> Path:
         return stored.run_dir
     copy = Path(mkdtemp(prefix="perceptrail-"))  # it was trained elsewhere
     line.call("fetch", stored.run_id, to=str(copy))
-    record = {"run_id": stored.run_id, **{k: cfg.tracking[k] for k in ("uri", "experiment")}}
-    runs.write_json(copy / runs.RECORD, record)
+    store = {"uri": masked(cfg.tracking.uri), "experiment": cfg.tracking.experiment}
+    runs.write_json(copy / runs.RECORD, {"run_id": stored.run_id, **store})
     return copy
 
 
@@ -52,7 +53,7 @@ def evaluate(cfg: DictConfig) -> float:
     config.validate(cfg)
     below = sorted(record.parent for record in Path(cfg.run).glob(f"*/{runs.RECORD}"))
     folders = [run for run in below if (run / runs.METRICS).is_file()] or [locate(cfg)]
-    accuracies = [_evaluate(folder) for folder in folders]
+    accuracies = [_evaluate(folder, cfg) for folder in folders]
     if len(accuracies) > 1:
         print(
             f"\n{len(accuracies)} runs: test accuracy {mean(accuracies):.2%} "
@@ -61,12 +62,13 @@ def evaluate(cfg: DictConfig) -> float:
     return mean(accuracies)
 
 
-def _evaluate(folder: Path) -> float:
+def _evaluate(folder: Path, cfg: DictConfig) -> float:
     record = runs.read_json(folder / runs.RECORD)
     stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert isinstance(stored, DictConfig)
     if record["run_id"]:  # its process imports MLflow meanwhile
-        line = recorder.connect(record["uri"], record["experiment"])
+        uri = unmasked(record["uri"], cfg.tracking.uri, key="tracking.uri")
+        line = recorder.connect(uri, record["experiment"])
 
     network, _ = MLP.load(folder / runs.MODEL)
     data = dataset(stored)

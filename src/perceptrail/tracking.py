@@ -564,11 +564,12 @@ def best_runs(uri: str, *, metric: str) -> list[dict[str, Any]]:
 
 
 def _write_ahead(database: Path) -> None:
-    """Let a commit append to a log, where it would wait three times for the disk."""
+    """Let a commit append to a log, where it would wait three times for the disk.
+
+    The database keeps to it; one that is busy now is told another time.
+    """
     with closing(sqlite3.connect(database)) as connection, suppress(sqlite3.OperationalError):
-        connection.execute(
-            "PRAGMA journal_mode=WAL"
-        )  # kept in the file; another time if it is busy
+        connection.execute("PRAGMA journal_mode=WAL")
 
 
 @event.listens_for(Engine, "connect")

@@ -36,6 +36,7 @@ from perceptrail.data.module import DataModule
 from perceptrail.data.sets import Dataset
 from perceptrail.errors import UserError
 from perceptrail.model import MLP
+from perceptrail.passwords import masked
 from perceptrail.provenance import flat, origin
 from perceptrail.recorder import LateLog, RunLog
 
@@ -229,7 +230,7 @@ def recorded(
         parent=cfg.tracking.parent,
         system_metrics=live and cfg.tracking.system_metrics,
     )
-    store = {"uri": cfg.tracking.uri, "experiment": cfg.tracking.experiment}
+    store = {"uri": masked(cfg.tracking.uri), "experiment": cfg.tracking.experiment}
     runs.write_json(run_dir / runs.RECORD, {**record, "run_id": run_id, **store})
     log = RunLog(line, run_id) if live else LateLog(line, run_id)
     secret = ("trial.storage",)  # may hold a password
@@ -244,10 +245,5 @@ def recorded(
         source=data.dataset.source,
         facts={"train": data.n_train, "validation": data.n_val, "shape": data.shape},
     )
-    try:
+    with log.closing():
         yield log
-    except BaseException as error:
-        status = "FAILED" if isinstance(error, Exception) else "KILLED"
-        log.call("close_run", status=status, note=f"{status}: {error}")
-        raise
-    log.call("close_run", status="FINISHED")
