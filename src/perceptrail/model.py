@@ -96,6 +96,7 @@ class MLP(nn.Module):
             "std": std,
         }
         self.mean, self.std = mean, std
+        self._shift = torch.tensor(-mean / std, dtype=torch.float64)  # taken as a number
         f = ACTIVATIONS[activation]
         layers: list[nn.Module] = [Dropout(input_dropout)]
         if input_noise:
@@ -116,7 +117,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, outputs] of raw inputs [batch, inputs]."""
-        logits: Tensor = self.layers((x - self.mean) / self.std)
+        logits: Tensor = self.layers(torch.add(self._shift, x, alpha=1 / self.std))
         return logits
 
     @property

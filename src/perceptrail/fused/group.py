@@ -43,8 +43,9 @@ class Group:
         )
         self._rates = torch.tensor([float(own["lr"]) for own in defaults], dtype=torch.float64)
         self._smoothing = self._tensor([own["label_smoothing"] for own in chosen])[:, None]
-        self._mean = self._tensor([member.data.mean for member in members])[:, None, None]
-        self._std = self._tensor([member.data.std for member in members])[:, None, None]
+        data = [member.data for member in members]
+        self._scale = self._tensor([1 / own.std for own in data])[:, None, None]
+        self._shift = self._tensor([-own.mean / own.std for own in data])[:, None, None]
         self._best: State = {name: value.clone() for name, value in self._stack.state.items()}
 
     def _tensor(self, values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
@@ -149,7 +150,7 @@ class Group:
             picked = chunk.reshape(-1)
             x = self._x.index_select(0, picked).view(members, -1, inputs)
             y = self._y.index_select(0, picked).view(members, -1)
-            x.sub_(self._mean).div_(self._std)
+            x = torch.addcmul(self._shift, x, self._scale)
             step = many if size == 1 else size
             yield from zip(x.split(step, 1), y.split(step, 1), strict=True)
 
@@ -180,6 +181,6 @@ class Group:
             return
         self._stack.keep(members)
         self._update.keep(members)
-        for name in ("_rates", "_smoothing", "_mean", "_std", "_train", "_val"):
+        for name in ("_rates", "_smoothing", "_scale", "_shift", "_train", "_val"):
             setattr(self, name, getattr(self, name)[members])
         self._best = {name: value[members] for name, value in self._best.items()}
