@@ -3,7 +3,6 @@
 import importlib.util
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -13,49 +12,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import MISSING, DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from perceptrail.search.settings import Settings
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 OFFICIAL = "hydra_plugins.hydra_optuna_sweeper"
-
-
-@dataclass
-class Settings:
-    """The search: `hydra.sweeper.*`."""
-
-    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
-    _target_: str = f"{__name__}.OptunaSweeper"
-    _recursive_: bool = False
-    _convert_: str = "all"
-
-    sampler: Any = MISSING
-    pruner: Any = MISSING
-    # The study goes on where one of this name stopped, in the same storage.
-    study_name: str = "${hydra.job.name}"
-    # A journal file, or the URL of a database; null: study.journal in hydra.sweep.dir.
-    storage: str | None = None
-    # minimize, maximize, or a list of them; null: what monitor.mode says, else minimize.
-    direction: Any = None
-    # Trials that the study shall have in all, over every time it is resumed.
-    n_trials: int | None = 20
-    # Trials at a time: worker processes, or the size of a batch given to another launcher.
-    n_jobs: int = 1
-    seed: int = 0
-    # How often the parameters of a failed trial are tried again.
-    retries: int = 0
-    # So many failed trials in a row end the search; null: none do.
-    max_failures: int | None = 10
-    # What is searched: overrides of Hydra's sweep grammar and more, see perceptrail.search.grammar.
-    params: dict[str, Any] = field(default_factory=dict)
-    # Expressions such as sum(model.hidden) <= 512, or full names of functions of the configuration.
-    constraints: list[str] = field(default_factory=list)
-    # Points to begin with; the keys that a point leaves out are as they are by default.
-    enqueue: list[Any] = field(default_factory=lambda: [{}])
-    # Full name of a function (trial, values) that returns more overrides as {key: value}.
-    hook: str | None = None
-    # Whether to draw, in figures/ of hydra.sweep.dir.
-    figures: bool = True
-
 
 _OPTUNA = "optuna.samplers"
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -139,8 +101,7 @@ class Registration(SearchPathPlugin):
         """Register; the search path stays as it is."""
         store = ConfigStore.instance()
         store.store(group="hydra/sweeper", name="optuna", node=Settings, provider="perceptrail")
-        for group, options in {"sampler": SAMPLERS, "pruner": PRUNERS}.items():
+        for kind, options in {"sampler": SAMPLERS, "pruner": PRUNERS}.items():
+            group = f"hydra/sweeper/{kind}"
             for name, node in options.items():
-                store.store(
-                    group=f"hydra/sweeper/{group}", name=name, node=node, provider="perceptrail"
-                )
+                store.store(group=group, name=name, node=node, provider="perceptrail")

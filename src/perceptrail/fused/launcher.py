@@ -2,14 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perceptrail.errors import UserError
 from perceptrail.runs import RECORD
-from perceptrail.search.jobs import Composer, run_job
+from perceptrail.search.jobs import Composer, as_job, run_job
 
 if TYPE_CHECKING:
     from perceptrail.data.sets import Dataset
@@ -112,7 +110,7 @@ def _train(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]":
     alone: dict[str, list[str]] = {}
     datasets: dict[str, Dataset] = {}
     for place, config in enumerate(configs):
-        with _as_job(config):
+        with as_job(config):
             folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
             reason = "an earlier start of it" if (folder / RECORD).exists() else obstacle(config)
             if reason is None:
@@ -131,21 +129,6 @@ def _train(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]":
 
         train(list(members.values()))
     return members
-
-
-@contextmanager
-def _as_job(config: DictConfig) -> Iterator[None]:
-    """Have the `hydra` node of a job's configuration where its interpolations look for it."""
-    singleton = HydraConfig.instance()
-    before = singleton.cfg
-    # The node itself where HydraConfig.set_config takes a copy, which costs more than all the rest.
-    hidden = DictConfig({"hydra": config.hydra}, flags={"no_deepcopy_set_nodes": True})
-    config.hydra._set_parent(config)
-    singleton.cfg = hidden  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        singleton.cfg = before
 
 
 class QuickLoader(ConfigLoaderImpl):

@@ -6,9 +6,8 @@ whether it may be tried.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
-from types import CodeType
 from typing import Any
 
 from omegaconf import DictConfig
@@ -19,18 +18,23 @@ from perceptrail.errors import UserError
 FUNCTIONS = {f.__name__: f for f in (abs, all, any, len, max, min, round, sum)}
 
 
-class Constraints:
-    """All constraints of a search."""
+def condition(text: str) -> Callable[[DictConfig], bool]:
+    """What tells whether a configuration meets a constraint. Raises UserError if nothing can."""
+    if re.fullmatch(r"\w+(\.\w+)+", text):
+        return imported("hydra.sweeper.constraints", text)
+    try:
+        code = compile(text, "constraint", "eval")
+    except SyntaxError as error:
+        raise UserError(f"hydra.sweeper.constraints: '{text}' is no expression") from error
 
-    def __init__(self, constraints: Sequence[str]) -> None:
-        self._all = [(text, _read(text)) for text in constraints]
+    def holds(config: DictConfig) -> bool:
+        try:
+            return bool(eval(code, {"__builtins__": {}, **FUNCTIONS}, dict(config)))
+        except (NameError, TypeError, ValueError, ArithmeticError, OmegaConfBaseException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"hydra.sweeper.constraints: '{text}' fails: {reason}") from error
 
-    def __bool__(self) -> bool:
-        return bool(self._all)
-
-    def hold(self, config: DictConfig) -> bool:
-        """Whether the configuration meets them all."""
-        return all(_evaluate(text, test, config) for text, test in self._all)
+    return holds
 
 
 def imported(key: str, name: str) -> Callable[..., Any]:
@@ -43,22 +47,3 @@ def imported(key: str, name: str) -> Callable[..., Any]:
     if not callable(function):
         raise UserError(f"{key}={name}: there is no such function in {module}")
     return function  # type: ignore[no-any-return]
-
-
-def _read(text: str) -> CodeType | Callable[..., Any]:
-    if re.fullmatch(r"\w+(\.\w+)+", text):
-        return imported("hydra.sweeper.constraints", text)
-    try:
-        return compile(text, "constraint", "eval")
-    except SyntaxError as error:
-        raise UserError(f"hydra.sweeper.constraints: '{text}' is no expression") from error
-
-
-def _evaluate(text: str, test: CodeType | Callable[..., Any], config: DictConfig) -> bool:
-    if not isinstance(test, CodeType):
-        return bool(test(config))
-    try:
-        return bool(eval(test, {"__builtins__": {}, **FUNCTIONS}, dict(config)))
-    except (NameError, TypeError, ValueError, ArithmeticError, OmegaConfBaseException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"hydra.sweeper.constraints: '{text}' fails: {reason}") from error

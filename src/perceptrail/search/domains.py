@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
@@ -20,26 +20,6 @@ from perceptrail.errors import UserError
 
 Suggest = Callable[[str, BaseDistribution], Any]
 Values = dict[str, Any]
-
-
-class Domain(Protocol):
-    """A set of values: drawing from it, the way back, and all of it where it is finite."""
-
-    def distributions(self, name: str) -> dict[str, BaseDistribution]:
-        """What Optuna draws, by name."""
-        ...
-
-    def draw(self, name: str, suggest: Suggest) -> Any:
-        """Draw a value through `suggest(name, distribution)`."""
-        ...
-
-    def undraw(self, name: str, value: Any) -> Values:
-        """What Optuna would have drawn to give `value`; UserError if it is not in the set."""
-        ...
-
-    def values(self, name: str) -> Iterator[Any]:
-        """All values; UserError if there is no end of them."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -134,8 +114,8 @@ class Number:
 class Lists:
     """Lists whose length is drawn first, then each element."""
 
-    each: Domain
-    length: Domain
+    each: "Domain"
+    length: "Domain"
 
     def __post_init__(self) -> None:
         wrong = [n for n in self.length.values("length") if type(n) is not int or n < 0]
@@ -150,7 +130,7 @@ class Lists:
             key: distribution for each in elements for key, distribution in each.items()
         }
 
-    def draw(self, name: str, suggest: Suggest) -> list[Any]:
+    def draw(self, name: str, suggest: Suggest) -> Any:
         """Draw a value through `suggest(name, distribution)`."""
         length = self.length.draw(f"{name}.length", suggest)
         return [self.each.draw(f"{name}[{i}]", suggest) for i in range(length)]
@@ -168,6 +148,10 @@ class Lists:
         """All values; UserError if there is no end of them."""
         for length in self.length.values(name):
             yield from map(list, itertools.product(list(self.each.values(name)), repeat=length))
+
+
+# A set of values: drawing from it, the way back, and all of it where it is finite.
+Domain = Choice | Number | Lists
 
 
 def text(value: Any) -> str:

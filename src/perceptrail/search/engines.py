@@ -5,10 +5,10 @@ An engine takes trials by `submit` while it has free `slots`, and `wait` returns
 
 import math
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
@@ -33,22 +33,6 @@ class Outcome:
     reason: str = ""
     details: str = ""
     lost: bool = False
-
-
-class Engine(Protocol):
-    """What the sweeper needs of a place where trials run."""
-
-    slots: int
-
-    def submit(self, number: int, overrides: Sequence[str]) -> None:
-        """Take on a trial."""
-
-    def wait(self) -> list[Outcome]:
-        """Wait until at least one trial has ended."""
-        ...
-
-    def close(self) -> None:
-        """Stop what is still under way, and leave no process behind."""
 
 
 @dataclass(frozen=True)
@@ -82,67 +66,71 @@ def judge(number: int, job: JobReturn, *, objectives: int) -> Outcome:
     if job.status == JobStatus.FAILED:
         if isinstance(returned, TrialPruned):
             return Outcome(number, TrialState.PRUNED, reason=str(returned))
+        if isinstance(returned, UserError):
+            return Outcome(number, TrialState.FAIL, reason=str(returned))
+        reason = f"{type(returned).__name__}: {returned}"
         details = "".join(traceback.format_exception(returned))
-        expected = isinstance(returned, UserError)
-        reason = str(returned) if expected else f"{type(returned).__name__}: {returned}"
-        return Outcome(number, TrialState.FAIL, reason=reason, details="" if expected else details)
+        return Outcome(number, TrialState.FAIL, reason=reason, details=details)
     values = tuple(returned) if isinstance(returned, list | tuple) else (returned,)
-    if len(values) != objectives or not all(_is_finite(value) for value in values):
+    try:
+        finite = len(values) == objectives and all(map(math.isfinite, values))
+    except TypeError:
+        finite = False
+    if not finite:
         reason = f"it returned {returned}, where {objectives} finite number(s) were to come"
         return Outcome(number, TrialState.FAIL, reason=reason)
-    return Outcome(number, TrialState.COMPLETE, values=tuple(float(value) for value in values))
+    return Outcome(number, TrialState.COMPLETE, values=tuple(map(float, values)))
 
 
-def _is_finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except TypeError:
-        return False
+class Engine(ABC):
+    """A place where trials run."""
 
-
-class InProcess:
-    """One trial after the other, in this process."""
-
-    slots = 1
-
-    def __init__(self, task: Task) -> None:
-        self._task, self._composer = task, task.composer()
-        self._next: list[tuple[int, Sequence[str]]] = []
+    def __init__(self, task: Task, *, slots: int = 1) -> None:
+        self.slots, self._task = slots, task
+        self._waiting: list[tuple[int, Sequence[str]]] = []
+        self.returns: list[Sequence[JobReturn]] = []  # the batches that a launcher has run
 
     def submit(self, number: int, overrides: Sequence[str]) -> None:
         """Take on a trial."""
-        self._next.append((number, overrides))
+        self._waiting.append((number, overrides))
+
+    @abstractmethod
+    def wait(self) -> list[Outcome]:
+        """Wait until at least one trial has ended."""
+
+    def close(self) -> None:  # noqa: B027  (most have nothing to do)
+        """Stop what is still under way, and leave no process behind."""
+
+
+class InProcess(Engine):
+    """One trial after the other, in this process."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self._composer = task.composer()
 
     def wait(self) -> list[Outcome]:
         """Run it."""
         try:
-            return [self._task.run(self._composer, *self._next.pop())]
+            return [self._task.run(self._composer, *self._waiting.pop())]
         finally:
             hydra = self._task.config.hydra
             configure_log(hydra.hydra_logging, hydra.verbose)  # the job had its own
 
-    def close(self) -> None:
-        """Nothing is left."""
 
-
-class Launched:
+class Launched(Engine):
     """Batches through one of Hydra's launchers, which decides where they run."""
 
     def __init__(self, task: Task, launcher: Launcher, *, slots: int) -> None:
-        self.slots, self._objectives, self._launcher = slots, task.objectives, launcher
-        self._batch: list[tuple[int, Sequence[str]]] = []
-        self.returns: list[Sequence[JobReturn]] = []
-
-    def submit(self, number: int, overrides: Sequence[str]) -> None:
-        """Take on a trial."""
-        self._batch.append((number, overrides))
+        super().__init__(task, slots=slots)
+        self._launcher = launcher
 
     def wait(self) -> list[Outcome]:
         """Launch the batch and wait for all of it."""
         # A launcher numbers its jobs on from the first, so a gap in the numbers ends a batch.
-        first = self._batch[0][0]
-        whole = [n for i, (n, _) in enumerate(self._batch) if n == first + i]
-        batch, self._batch = self._batch[: len(whole)], self._batch[len(whole) :]
+        first = self._waiting[0][0]
+        batch = [job for i, job in enumerate(self._waiting) if job[0] == first + i]
+        self._waiting = self._waiting[len(batch) :]
         jobs = self._launcher.launch([overrides for _, overrides in batch], initial_job_idx=first)
         self.returns.append(jobs)
         for job in jobs:  # whose configurations Hydra has written with all that they hold
@@ -150,9 +138,6 @@ class Launched:
             for path in Path(job.hydra_cfg.hydra.runtime.output_dir).glob(".hydra/*.yaml"):
                 path.write_text(masked(path.read_text()))
         return [
-            judge(number, job, objectives=self._objectives)
+            judge(number, job, objectives=self._task.objectives)
             for (number, _), job in zip(batch, jobs, strict=True)
         ]
-
-    def close(self) -> None:
-        """Nothing is left: a launch ends with its last job."""

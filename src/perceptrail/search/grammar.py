@@ -40,9 +40,7 @@ def read_space(
     parser = OverridesParser.create(config_loader=loader)
     read = [_entry(parser, str(key), spec) for key, spec in params.items()]
     read += [_parsed(parser, argument) for argument in arguments]
-    entries: dict[str, Entry] = {}
-    for entry in read:
-        entries[entry.name] = entry
+    entries = {entry.name: entry for entry in read}
     searched = [entry for entry in entries.values() if entry.domain]
     if not searched:
         raise UserError(
@@ -52,14 +50,6 @@ def read_space(
     for entry in searched:
         _check_conditions(entry, entries)
     return Space(entries, order=tuple(_ordered(searched)))
-
-
-def _typed(parser: OverridesParser, line: str) -> Entry:
-    override = parser.parse_override(line)
-    key = override.get_key_element()
-    if not override.is_sweep_override():
-        return Entry(key, fixed=override.value(), source=line)
-    return Entry(key, domain=_domain(parser, override), source=line.partition("=")[2])
 
 
 def _entry(parser: OverridesParser, key: str, spec: Any) -> Entry:
@@ -73,11 +63,8 @@ def _entry(parser: OverridesParser, key: str, spec: Any) -> Entry:
             f"hydra.sweeper.params.{key} has the keys {sorted(spec)}: a mapping is "
             "{values} or {each, length}, and may add {when}; write a fixed mapping as text"
         )
-    domain: Domain
-    if "values" in spec:
-        domain = _inner(parser, key, spec["values"])
-    else:
-        domain = Lists(_inner(parser, key, spec["each"]), _inner(parser, key, spec["length"]))
+    inner = {name: _inner(parser, key, spec[name]) for name in spec if name != "when"}
+    domain = inner["values"] if "values" in inner else Lists(**inner)
     when = {
         str(parent): tuple(allowed) if isinstance(allowed, list) else (allowed,)
         for parent, allowed in (spec.get("when") or {}).items()
@@ -87,7 +74,11 @@ def _entry(parser: OverridesParser, key: str, spec: Any) -> Entry:
 
 def _parsed(parser: OverridesParser, line: str) -> Entry:
     try:
-        return _typed(parser, line)
+        override = parser.parse_override(line)
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            return Entry(key, fixed=override.value(), source=line)
+        return Entry(key, domain=_domain(parser, override), source=line.partition("=")[2])
     except (HydraException, UserError) as error:
         raise UserError(f"search space: {line}: {str(error).splitlines()[0]}") from error
 

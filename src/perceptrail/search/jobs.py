@@ -8,7 +8,8 @@ Hydra's own function. The job gets that copy, and libyaml writes the same text.
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -61,17 +62,27 @@ class Composer:
         return self._groups[name] and not isinstance(override.value(), dict)
 
 
-def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext) -> JobReturn:
-    """Run one job of a multirun as Hydra's function of that name does."""
+@contextmanager
+def as_job(config: DictConfig) -> Iterator[DictConfig]:
+    """Have the `hydra` node of a job's configuration where its interpolations look for it."""
     singleton = HydraConfig.instance()
-    before, cwd = singleton.cfg, Path.cwd()
-    hydra = config.hydra
-    OmegaConf.set_readonly(hydra, True)
-    # The node itself where Hydra has a copy; its parent is still what interpolations start from.
-    hidden = DictConfig({"hydra": hydra}, flags={"no_deepcopy_set_nodes": True})
-    hydra._set_parent(config)
+    before = singleton.cfg
+    # The node itself where Hydra has a copy, which costs more than all the rest; its parent is
+    # still what interpolations start from.
+    hidden = DictConfig({"hydra": config.hydra}, flags={"no_deepcopy_set_nodes": True})
+    config.hydra._set_parent(config)
     singleton.cfg = hidden  # type: ignore[assignment]
     try:
+        yield hidden
+    finally:
+        singleton.cfg = before
+
+
+def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext) -> JobReturn:
+    """Run one job of a multirun as Hydra's function of that name does."""
+    hydra, cwd = config.hydra, Path.cwd()
+    OmegaConf.set_readonly(hydra, True)
+    with as_job(config) as hidden, chdir(cwd):  # which leads back here, wherever the job goes
         folder = Path(hydra.sweep.dir, str(hydra.sweep.subdir)).absolute()
         with read_write(hydra), open_dict(hydra):
             hydra.runtime.output_dir = str(folder)
@@ -104,9 +115,6 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
                 job.return_value, job.status = error, JobStatus.FAILED
         context.callbacks.on_job_end(config=config, job_return=job)
         return job
-    finally:
-        singleton.cfg = before
-        os.chdir(cwd)
 
 
 class _Dumper(yaml.CSafeDumper):
@@ -118,7 +126,4 @@ _Dumper.add_representer(str, cast(Any, get_omega_conf_dumper()).str_representer)
 
 def _yaml(config: Any) -> str:
     plain = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    text: str = yaml.dump(
-        plain, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
-    )
-    return text
+    return str(yaml.dump(plain, Dumper=_Dumper, allow_unicode=True, sort_keys=False))

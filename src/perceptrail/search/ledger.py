@@ -19,7 +19,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from perceptrail.processes import identity, is_alive
+from perceptrail.search.domains import Values
 from perceptrail.search.sampling import FIXED, Exhausted, Proposer, suggest
+from perceptrail.search.settings import Settings
 
 OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN = (
     "owner",  # the process that runs the trial
@@ -38,16 +40,10 @@ class Ledger:
     """The trials of a study, as one of the processes that run them."""
 
     def __init__(
-        self,
-        study: Study,
-        proposer: Proposer,
-        *,
-        n_trials: int | None,
-        starts: Sequence[Mapping[str, Any]] = (),
-        retries: int = 0,
+        self, study: Study, proposer: Proposer, settings: Settings, *, starts: Sequence[Values]
     ) -> None:
         self.study, self._proposer = study, proposer
-        self._n_trials, self._starts, self._retries = n_trials, starts, retries
+        self._settings, self._starts = settings, starts
         self._owner = f"{socket.gethostname()}:{identity(os.getpid())}"
         self._stop = threading.Event()
         self._beat()
@@ -60,9 +56,8 @@ class Ledger:
     @property
     def total(self) -> int:
         """How many trials the study shall have."""
-        points = self._proposer.points
-        bounds = [n for n in (self._n_trials, None if points is None else len(points)) if n]
-        return min(bounds)
+        bounds = (self._settings.n_trials, len(self._proposer.points or ()))
+        return min(n for n in bounds if n)
 
     def trials(self) -> list[FrozenTrial]:
         """All trials that count for something."""
@@ -72,7 +67,7 @@ class Ledger:
     def claim(self) -> Trial | None:
         """The next trial for this process, its parameters drawn; None when there is none left."""
         trials = self.trials()
-        if len(_spoken_for(trials)) >= self.total:
+        if _spoken_for(trials) >= self.total:
             return None
         attrs, fixed = self._next(trials)
         if not attrs and self._is_exhausted():
@@ -112,7 +107,6 @@ class Ledger:
         number: int,
         state: TrialState,
         values: Sequence[float] | None = None,
-        *,
         attrs: Mapping[str, Any] | None = None,
     ) -> None:
         """Write how a trial has ended, unless somebody else did."""
@@ -127,7 +121,7 @@ class Ledger:
 
     def fail(self, number: int, reason: str, *, lost: bool = False) -> None:
         """End a trial as FAILED; the parameters of a lost one, or of a retry, will run again."""
-        again = lost or len(self._lineage(number)) <= self._retries
+        again = lost or len(self._lineage(number)) <= self._settings.retries
         attrs = {REASON: reason, AGAIN: again, LOST: lost}
         self.settle(number, TrialState.FAIL, attrs=attrs)
 
@@ -167,7 +161,7 @@ class Ledger:
     def _wins(self, number: int, attrs: Mapping[str, Any]) -> bool:
         earlier = [t for t in self.trials() if t.number < number]
         same = [t for t in earlier if attrs and attrs.items() <= t.user_attrs.items()]
-        return not same and len(_spoken_for(earlier)) < self.total
+        return not same and _spoken_for(earlier) < self.total
 
     def _place(self, number: int) -> int:
         """The trial's place in the order of proposals, which reruns do not change."""
@@ -197,5 +191,5 @@ class Ledger:
         return time.time() - beat < DEAD_AFTER_S
 
 
-def _spoken_for(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    return [t for t in trials if t.state != TrialState.FAIL]
+def _spoken_for(trials: Sequence[FrozenTrial]) -> int:
+    return sum(t.state != TrialState.FAIL for t in trials)

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import optuna
 from optuna import Study
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from perceptrail.search.results import objectives
 from perceptrail.search.storage import open_storage
@@ -34,8 +33,8 @@ EVERY_S, SHARE = 30.0, 0.05  # the least time between two drawings, and their pa
 class Artist:
     """The sweeper's side: has the figures drawn anew now and then."""
 
-    def __init__(self, address: str, study: str, folder: Path) -> None:
-        self._task = {"address": address, "study": study, "folder": str(folder)}
+    def __init__(self, address: str, study: Study, folder: Path) -> None:
+        self._task = {"address": address, "study": study.study_name, "folder": str(folder)}
         self._process: subprocess.Popen[str] | None = None
         self._started = self._due = time.monotonic()
 
@@ -51,7 +50,6 @@ class Artist:
     def finish(self) -> None:
         """Draw how it all ended."""
         if self._process is not None:
-            self._process.wait()
             self._take()
         self._start()
         self._take()
@@ -66,8 +64,8 @@ class Artist:
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         )
         assert self._process.stdin
-        json.dump(self._task, self._process.stdin)  # not an argument: the address may be secret
-        self._process.stdin.close()
+        with self._process.stdin as line:
+            json.dump(self._task, line)  # not an argument: the address may be secret
 
     def _take(self) -> None:
         assert self._process is not None
@@ -78,52 +76,8 @@ class Artist:
         self._process = None
 
 
-@dataclass(frozen=True)
-class _Done:
-    """What there is to draw."""
-
-    study: Study
-    complete: Sequence[FrozenTrial]
-    common: Sequence[str]  # parameters that every complete trial has, with more than one value
-    varied: Sequence[str]  # those that some have
-
-    @property
-    def spread(self) -> bool:
-        """Whether one trial can be told from another."""
-        return len({t.values[0] for t in self.complete}) > 1
-
-
-Needs = Callable[[_Done], bool]
-Names = Callable[[_Done], dict[str, Any]]
-# What each plot needs, whether it shows one objective at a time, and its parameters.
-PLOTS: dict[str, tuple[Needs, bool, Names]] = {
-    "optimization_history": (lambda d: bool(d.complete), True, lambda _: {}),
-    "param_importances": (
-        lambda d: d.spread and bool(d.common),
-        True,
-        lambda d: {"params": d.common},
-    ),
-    "parallel_coordinate": (
-        lambda d: d.spread and bool(d.common),
-        True,
-        lambda d: {"params": d.common},
-    ),
-    "slice": (lambda d: bool(d.varied), True, lambda d: {"params": d.varied}),
-    "intermediate_values": (
-        lambda d: any(t.intermediate_values for t in d.study.get_trials(deepcopy=False)),
-        False,
-        lambda _: {},
-    ),
-    "pareto_front": (
-        lambda d: len(d.study.directions) in (2, 3) and bool(d.complete),
-        False,
-        lambda d: {"target_names": objectives(d.study)},
-    ),
-}
-
-
-def draw(study: Study, folder: Path) -> list[Path]:
-    """Draw all plots that the study has trials enough for; returns the files."""
+def draw(study: Study, folder: Path) -> None:
+    """Draw all plots that the study has trials enough for."""
     import matplotlib as mpl
     import optuna.visualization as page
     from optuna.visualization import matplotlib as picture
@@ -132,7 +86,6 @@ def draw(study: Study, folder: Path) -> list[Path]:
     warnings.simplefilter("ignore", ExperimentalWarning)
     warnings.filterwarnings("ignore", "PedAnovaImportanceEvaluator computes")
     folder.mkdir(parents=True, exist_ok=True)
-    files: list[Path] = []
     parts: list[str] = []
     for name, plot, given in _plots(study):
         figure = getattr(page, f"plot_{plot}")(study, **given)
@@ -140,49 +93,56 @@ def draw(study: Study, folder: Path) -> list[Path]:
         axes = getattr(picture, f"plot_{plot}")(study, **given)
         drawing = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
         save = partial(drawing.savefig, dpi=120, bbox_inches="tight")
-        files.append(_replace(folder / f"{name}.png", save))
+        _replace(folder / f"{name}.png", save)
         mpl.pyplot.close(drawing)
-    title = f"<title>{study.study_name}</title>"
-    text = f'<!doctype html><meta charset="utf-8">{title}{"".join(parts)}'
-    return [_replace(folder / PAGE, lambda path: path.write_text(text)), *files] if parts else []
+    if parts:
+        title = f"<title>{study.study_name}</title>"
+        text = f'<!doctype html><meta charset="utf-8">{title}{"".join(parts)}'
+        _replace(folder / PAGE, lambda path: path.write_text(text))
 
 
 def _plots(study: Study) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    names = list(dict.fromkeys(name for t in complete for name in t.params))
-    varied = [n for n in names if len({str(t.params[n]) for t in complete if n in t.params}) > 1]
-    common = [n for n in varied if all(n in t.params for t in complete)]
-    done = _Done(study, complete, common, varied)
+    """The plots that there are trials enough for: file, function of Optuna's, its arguments."""
+    trials = study.get_trials(deepcopy=False)
+    done = [t for t in trials if t.state == TrialState.COMPLETE]
+    names = dict.fromkeys(name for t in done for name in t.params)
+    varied = [n for n in names if len({str(t.params[n]) for t in done if n in t.params}) > 1]
+    common = [n for n in varied if all(n in t.params for t in done)]
+    told_apart = bool(common) and len({t.values[0] for t in done}) > 1
     shown = objectives(study)
-    for plot, (needs, each, params) in PLOTS.items():
-        if not needs(done):
-            continue
-        if not each or len(shown) == 1:
-            yield plot, plot, params(done)
-            continue
-        for i, (name, direction) in enumerate(zip(shown, study.directions, strict=True)):
-            # Importance is importance for low values.
-            turned = plot == "param_importances" and direction == StudyDirection.MAXIMIZE
-            sign = -1 if turned else 1
-            target = {
-                "target": lambda t, i=i, sign=sign: sign * t.values[i],
-                "target_name": name,
-            }
-            yield f"{plot}-{name.replace('/', '_')}", plot, params(done) | target
+    # What each plot needs, whether it shows one objective at a time, and its arguments.
+    table: dict[str, tuple[bool, bool, dict[str, Any]]] = {
+        "optimization_history": (bool(done), True, {}),
+        "param_importances": (told_apart, True, {"params": common}),
+        "parallel_coordinate": (told_apart, True, {"params": common}),
+        "slice": (bool(varied), True, {"params": varied}),
+        "intermediate_values": (any(t.intermediate_values for t in trials), False, {}),
+        "pareto_front": (bool(done) and len(shown) in (2, 3), False, {"target_names": shown}),
+    }
+    for plot, (possible, each, given) in table.items():
+        if possible and not (each and len(shown) > 1):
+            yield plot, plot, given
+        elif possible:
+            for i, (name, direction) in enumerate(zip(shown, study.directions, strict=True)):
+                # Importance is importance for low values.
+                turned = plot == "param_importances" and direction == StudyDirection.MAXIMIZE
+                sign = -1 if turned else 1
+                target = {
+                    "target": lambda t, i=i, sign=sign: sign * t.values[i],
+                    "target_name": name,
+                }
+                yield f"{plot}-{name.replace('/', '_')}", plot, given | target
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> Path:
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     draft = path.with_name(f"{os.getpid()}-{path.name}")
     write(draft)
-    return draft.replace(path)
+    draft.replace(path)
 
 
 if __name__ == "__main__":
     os.nice(10)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # such as: too few trials for a line
-    wanted = json.load(sys.stdin)
-    storage = open_storage(wanted["address"])
-    draw(
-        optuna.load_study(study_name=wanted["study"], storage=storage),
-        Path(wanted["folder"]) / FOLDER,
-    )
+    task = json.load(sys.stdin)
+    drawn = optuna.load_study(study_name=task["study"], storage=open_storage(task["address"]))
+    draw(drawn, Path(task["folder"]) / FOLDER)

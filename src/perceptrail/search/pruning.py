@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
-from perceptrail.search.storage import build, open_storage
+from perceptrail.search.storage import PRUNER, build, open_storage
 
 
 class Pruning(Callback):
@@ -25,7 +25,7 @@ class Pruning(Callback):
         study = optuna.load_study(
             study_name=trial["study"], storage=storage, sampler=RandomSampler()
         )
-        study.pruner = build(BasePruner, study.user_attrs["pruner"])
+        study.pruner = build(BasePruner, study.user_attrs[PRUNER])
         number = int(trial["number"])
         self._trial = optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
         self._monitor = monitor
@@ -43,14 +43,11 @@ class Pruning(Callback):
     def consider(self, value: float, epoch: int) -> bool:
         """Report an epoch's value; whether that makes the training not worth going on."""
         if len(self._trial.study.directions) == 1:
-            self._report(value, epoch)
+            known = self._trial.storage.get_trial(self._trial._trial_id).intermediate_values
+            if epoch not in known:  # a resumed training repeats the epoch that it was killed in
+                self._trial.report(value, epoch)
             self.pruned = bool(self._trial.should_prune())
         return self.pruned
-
-    def _report(self, value: float, epoch: int) -> None:
-        reported = self._trial.storage.get_trial(self._trial._trial_id).intermediate_values
-        if epoch not in reported:  # a resumed training repeats the epoch that it was killed in
-            self._trial.report(value, epoch)
 
     def raise_if_pruned(self) -> None:
         """Tell the search, once the run is closed: raises `optuna.TrialPruned`."""

@@ -1,27 +1,118 @@
-"""What a search shows and keeps current: a live line, a line a trial, results on disk, records."""
+"""What a search shows and keeps current: a live line, a line a trial, results on disk, records.
+
+Its records are one run in MLflow, the parent of its trials' runs.
+"""
 
 import logging
+import os
+import re
 import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from optuna import Study
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from perceptrail import runs
+from perceptrail import recorder, runs
 from perceptrail.search.engines import Outcome
-from perceptrail.search.ledger import Ledger
-from perceptrail.search.plots import Artist
-from perceptrail.search.records import Records
-from perceptrail.search.results import BEST, TRIALS, Standing, write_best, write_trials
+from perceptrail.search.ledger import LOST, REASON, Ledger
+from perceptrail.search.plots import FOLDER, PAGE, Artist
+from perceptrail.search.results import BEST, TRIALS, Standing, params, write_best, write_trials
+from perceptrail.search.storage import KEY
 
 log = logging.getLogger(__name__)
+
+NOTE = "mlflow.note.content"
+
+
+def store(config: DictConfig) -> tuple[str, str] | None:
+    """The MLflow store and experiment that a configuration's runs are recorded in, if they are."""
+    uri = OmegaConf.select(config, "tracking.uri")
+    known = uri is not None and {"experiment", "parent"} <= set(config.tracking)
+    return (uri, config.tracking.experiment) if known else None
+
+
+class Records:
+    """Keeps a study's run in MLflow current, without waiting for it before the end."""
+
+    def __init__(
+        self, place: tuple[str, str], study: Study, *, folder: Path, facts: Mapping[str, Any]
+    ) -> None:
+        self._key, self._name, self._dir = study.user_attrs[KEY], study.study_name, folder
+        self._line = recorder.connect(*place)
+        command = shlex.join([Path(sys.executable).name, *sys.argv])
+        tags = {"mlflow.source.name": Path(sys.argv[0]).name, "command": command}
+        own = {"key": self._key, "name": self._name, "run_dir": str(folder), "owner": os.getpid()}
+        self._line.post("open_study", **own, tags=tags)
+        self._post("log_params", {k: str(v) for k, v in facts.items()} | {"command": command})
+
+    def wait(self) -> None:
+        """Wait until all is recorded so far, and there for other processes to find."""
+        self._line.call("ping", self._key)
+
+    def begin(self, standing: Standing) -> None:
+        """Record what an earlier process had no time to record."""
+        self._post("log_files", [str(self._dir / "multirun.yaml")], folder="config")
+        self._post("mark_trials", _ended(standing.trials))
+        self._post("set_tags", {NOTE: self._about()})
+
+    def trial(self, number: int, standing: Standing) -> None:
+        """Record how a trial has ended, and where the study stands."""
+        outcome, reason = _ended(standing.trials)[number]
+        self._post("mark_trial", number, outcome=outcome, reason=reason)
+        counts = {f"trials/{name}": float(n) for name, n in standing.counts.items()}
+        best = {f"best/{name}": value for name, value in standing.extremes.items()}
+        files, tags = [self._dir / TRIALS], {}
+        if standing.best:
+            first = standing.best[0]
+            tags = {"best.trial": str(first.number), "best.params": params(first)}
+            files.append(self._dir / BEST)
+        self._post("log_metrics", counts | best, step=len(standing.trials), tags=tags)
+        self._post("log_files", [str(path) for path in files])
+
+    def figures(self) -> None:
+        """Record the figures as they are."""
+        files = sorted(str(path) for path in (self._dir / FOLDER).glob("[!0-9]*"))
+        self._post("log_files", files, folder=FOLDER)
+
+    def end(self, standing: Standing, *, status: str, note: str) -> None:
+        """Record the end, and wait until all is recorded. Raises UserError if something was not."""
+        self.figures()
+        self._post("mark_trials", _ended(standing.trials))
+        if standing.best:
+            name = re.sub("[/:]", "-", self._name)  # characters that MLflow keeps for itself
+            self._post("register_best", standing.best[0].number, name=name)
+        self._post("set_tags", {NOTE: f"{self._about()}\n\n{note}"})
+        self._post("close_study", status=status)
+        self.wait()
+
+    def _about(self) -> str:
+        return (
+            f"Search **{self._name}**. The runs below it are its trials; the tag "
+            "`perceptrail.outcome` says how each ended. Parameters: what is searched and how. "
+            "Metrics: the best values so far and the numbers of trials. Artifacts: `trials.csv`, "
+            f"`best.yaml` (a configuration to train again), `{FOLDER}/{PAGE}`."
+        )
+
+    def _post(self, method: str, *args: Any, **kwargs: Any) -> None:
+        self._line.post("in_study", self._key, method, *args, **kwargs)
+
+
+def _ended(trials: Iterable[FrozenTrial]) -> dict[int, tuple[str, str]]:
+    """The outcome and reason of each trial that has ended, by number."""
+    found = {}
+    for trial in trials:
+        if trial.state.is_finished():
+            failed = "KILLED" if trial.user_attrs.get(LOST) else "FAILED"
+            outcome = failed if trial.state == TrialState.FAIL else trial.state.name
+            found[trial.number] = (outcome, trial.user_attrs.get(REASON, ""))
+    return found
 
 
 class Report:
@@ -29,7 +120,6 @@ class Report:
 
     def __init__(
         self,
-        study: Study,
         ledger: Ledger,
         folder: Path,
         config: DictConfig,
@@ -37,19 +127,29 @@ class Report:
         records: Records | None,
         artist: Artist | None,
     ) -> None:
-        self._study, self._ledger, self._dir, self._config = study, ledger, folder, config
+        self._ledger, self._dir, self._config = ledger, folder, config
         self._records, self._artist = records, artist
         self._started, self._ended = time.monotonic(), 0
+        self._over = threading.Event()
         self._best: list[int] = []  # the trials in best.yaml
 
     def begin(self, *, repaired: Sequence[int]) -> None:
         """Say where the search stands at its start."""
         standing = self._standing()
         log.info(
-            f"Study {self._study.study_name}: {standing.done} of {self._ledger.total} trials are "
-            f"done, results in {runs.shown(self._dir)}"
+            f"Study {self._ledger.study.study_name}: {standing.done} of {self._ledger.total} "
+            f"trials are done, results in {runs.shown(self._dir)}"
         )
-        self._live = _Live(standing.done, self._ledger.total)
+        self._live: tqdm[Any] = tqdm(
+            initial=standing.done,
+            total=self._ledger.total,
+            unit="trial",
+            disable=None,  # on a terminal alone
+            dynamic_ncols=True,
+            leave=False,
+        )
+        if not self._live.disable:
+            threading.Thread(target=self._tick, daemon=True).start()
         if repaired:
             numbers = ", ".join(map(str, repaired))
             log.info(f"Left behind by a process that died, to be run again: trials {numbers}")
@@ -64,7 +164,8 @@ class Report:
             if outcome.details:
                 log.warning(outcome.details)
             log.info(self._line(outcome, standing))
-        self._live.show(standing.done, self._figures(standing))
+        self._live.n = standing.done
+        self._live.set_postfix_str(self._figures(standing))
         self._write(standing)
         if self._records:
             self._records.trial(outcome.number, standing)
@@ -73,6 +174,7 @@ class Report:
 
     def end(self, *, status: str) -> None:
         """Write the results and say what came out and what to type next."""
+        self._over.set()
         self._live.close()
         standing = self._standing()
         self._write(standing)
@@ -85,7 +187,11 @@ class Report:
             self._records.end(standing, status=status, note="\n\n".join(said))
 
     def _standing(self) -> Standing:
-        return Standing.of(self._study, self._ledger.trials())
+        return Standing.of(self._ledger.study, self._ledger.trials())
+
+    def _tick(self) -> None:
+        while not self._over.wait(1):
+            self._live.refresh()
 
     def _line(self, outcome: Outcome, standing: Standing) -> str:
         shown = " ".join(f"{value:.5g}" for value in outcome.values or ())
@@ -94,8 +200,8 @@ class Report:
             parts.append(outcome.reason)
         parts += [self._figures(standing), f"{standing.done}/{self._ledger.total}"]
         each = (time.monotonic() - self._started) / self._ended
-        left = each * (self._ledger.total - standing.done)
-        parts.append(f"{tqdm.format_interval(left)} left")
+        left = tqdm.format_interval(each * (self._ledger.total - standing.done))
+        parts.append(f"{left} left")
         return "  ".join(filter(None, parts))
 
     def _figures(self, standing: Standing) -> str:
@@ -110,8 +216,7 @@ class Report:
         yield f"{words[status]}: {counts}"
         for trial in standing.best:
             values = ", ".join(f"{value:.6g}" for value in trial.values)
-            shown = " ".join(f"{name}={value}" for name, value in trial.params.items())
-            yield f"best: {values} (trial {trial.number}: {shown})"
+            yield f"best: {values} (trial {trial.number}: {params(trial)})"
 
     def _commands(self, standing: Standing) -> Iterator[str]:
         """What to type next."""
@@ -131,34 +236,4 @@ class Report:
         write_trials(self._dir / TRIALS, standing.trials)
         best, self._best = self._best, [t.number for t in standing.best]
         if self._best not in ([], best):
-            write_best(
-                self._dir / BEST,
-                standing.best[0],
-                config_name=str(self._config.hydra.job.config_name),
-                groups=list(self._config.hydra.runtime.choices),
-            )
-
-
-class _Live:
-    """A line at the foot of a terminal: the trials done, the best so far, the time left."""
-
-    def __init__(self, done: int, total: int) -> None:
-        on_terminal: Any = {"disable": None, "dynamic_ncols": True, "leave": False}
-        self._bar = tqdm(initial=done, total=total, unit="trial", **on_terminal)
-        self._ended = threading.Event()
-        if not self._bar.disable:
-            threading.Thread(target=self._refresh, daemon=True).start()
-
-    def show(self, done: int, figures: str) -> None:
-        """Bring it up to date."""
-        self._bar.n = done
-        self._bar.set_postfix_str(figures)
-
-    def close(self) -> None:
-        """Remove it."""
-        self._ended.set()
-        self._bar.close()
-
-    def _refresh(self) -> None:
-        while not self._ended.wait(1):
-            self._bar.refresh()
+            write_best(self._dir / BEST, standing.best[0], self._config)

@@ -10,12 +10,14 @@ from typing import Any, Self, TextIO
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from optuna import Study
 from optuna.study import StudyDirection
+from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
 from optuna.trial import FrozenTrial, TrialState
 
 TRIALS, BEST = "trials.csv", "best.yaml"
+KINDS = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 OVERRIDES = "overrides"  # the trial attribute that keeps them
 SEARCHES = "hparams_search"  # the config group of searches, which only say how to search
 
@@ -25,7 +27,7 @@ class Standing:
     """Where a study stands: its trials, the best of them, and how many there are of each kind."""
 
     trials: Sequence[FrozenTrial]
-    best: Sequence[FrozenTrial]
+    best: Sequence[FrozenTrial]  # the first of equals; of several objectives, all undominated
     extremes: Mapping[str, float]  # the best value of each objective, by its name
 
     @classmethod
@@ -37,14 +39,13 @@ class Standing:
             name: (min if direction == StudyDirection.MINIMIZE else max)(column)
             for name, direction, column in columns
         }
-        return cls(trials, best_trials(study, trials), extremes)
+        front = _get_pareto_front_trials_by_trials(trials, study.directions)
+        return cls(trials, front if len(study.directions) > 1 else front[:1], extremes)
 
     @property
     def counts(self) -> dict[str, int]:
         """How many trials have finished, were pruned, have failed."""
-        kinds = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-        kinds["failed"] = TrialState.FAIL
-        return {name: sum(t.state == kind for t in self.trials) for name, kind in kinds.items()}
+        return {name: sum(t.state == kind for t in self.trials) for name, kind in KINDS.items()}
 
     @property
     def done(self) -> int:
@@ -54,65 +55,54 @@ class Standing:
 
 def objectives(study: Study) -> list[str]:
     """The names of what is optimized."""
-    count = len(study.directions)
-    unnamed = ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
-    return study.metric_names or unnamed
+    return study.metric_names or _columns(len(study.directions))
 
 
-def best_trials(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The best trial, the first of equals; of several objectives, those that none dominates."""
-    done = [t for t in trials if t.state == TrialState.COMPLETE]
-    signs = [1 if d == StudyDirection.MINIMIZE else -1 for d in study.directions]
-    costs = {t.number: [s * v for s, v in zip(signs, t.values, strict=True)] for t in done}
-    if len(signs) == 1:
-        return sorted(done, key=lambda t: (costs[t.number], t.number))[:1]
+def _columns(count: int) -> list[str]:
+    return ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
 
-    def dominates(a: list[float], b: list[float]) -> bool:
-        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
 
-    return [t for t in done if not any(dominates(c, costs[t.number]) for c in costs.values())]
+def params(trial: FrozenTrial) -> str:
+    """A trial's parameters in one line."""
+    return " ".join(f"{name}={value}" for name, value in trial.params.items())
 
 
 def write_trials(path: Path, trials: Sequence[FrozenTrial]) -> None:
     """Write one line a trial: number, state, values, seconds, reason of a failure, parameters."""
-    objectives = max((len(t.values) for t in trials if t.values), default=1)
-    values = ["value"] if objectives == 1 else [f"value_{i}" for i in range(objectives)]
-    params = list(dict.fromkeys(name for t in trials for name in t.params))
+    values = _columns(max((len(t.values) for t in trials if t.values), default=1))
+    names = list(dict.fromkeys(name for t in trials for name in t.params))
     with _replacing(path) as file:
         table = csv.writer(file)
-        table.writerow(["number", "state", *values, "seconds", "reason", *params])
+        table.writerow(["number", "state", *values, "seconds", "reason", *names])
         for t in trials:
             seconds = round(t.duration.total_seconds(), 3) if t.duration else ""
-            own = t.values or [""] * objectives
+            own = t.values or [""] * len(values)
             reason = t.user_attrs.get("reason", "")
-            drawn = [t.params.get(name, "") for name in params]
+            drawn = [t.params.get(name, "") for name in names]
             table.writerow([t.number, t.state.name, *own, seconds, reason, *drawn])
 
 
-def write_best(path: Path, trial: FrozenTrial, *, config_name: str, groups: Sequence[str]) -> None:
-    """Write the trial's overrides as a configuration of its own, built upon `config_name`."""
-    parser, defaults = OverridesParser.create(), list[Any]([config_name])
-    values = OmegaConf.create()
+def write_best(path: Path, trial: FrozenTrial, config: DictConfig) -> None:
+    """Write the trial's overrides as a configuration of its own, built upon that of the search."""
+    parser, values = OverridesParser.create(), OmegaConf.create()
+    defaults: list[Any] = [str(config.hydra.job.config_name)]
     for line in trial.user_attrs[OVERRIDES]:
         override = parser.parse_override(line)
         name, value = override.key_or_group, override.value()
         if name == SEARCHES:
             continue
-        if name in groups and not isinstance(value, dict):
+        if name in config.hydra.runtime.choices and not isinstance(value, dict):
             key = override.get_key_element().lstrip("+~")
             prefix = "" if override.is_add() else "override "
             defaults.append({prefix + key: None if override.is_delete() else value})
         elif not override.is_delete():
             OmegaConf.update(values, name, value, force_add=True)
     header = f"# Trial {trial.number}, which reached {', '.join(map(str, trial.values))}.\n"
-    content = {"defaults": [*defaults, "_self_"], **_plain(OmegaConf.to_container(values))}
+    plain = OmegaConf.to_container(values)
+    assert isinstance(plain, dict)
+    content = {"defaults": [*defaults, "_self_"], **plain}
     with _replacing(path) as file:
         file.write(header + yaml.safe_dump(content, sort_keys=False))
-
-
-def _plain(values: Any) -> Mapping[str, Any]:
-    assert isinstance(values, dict)
-    return values
 
 
 @contextmanager

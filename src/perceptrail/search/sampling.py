@@ -6,22 +6,18 @@ that was interrupted goes on as it would have, and parallel processes never draw
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from optuna import Study, Trial
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial
 
 from perceptrail.errors import UserError
 from perceptrail.search.domains import Values
+from perceptrail.search.settings import Settings
 from perceptrail.search.space import Space
 from perceptrail.search.storage import build
 
@@ -44,33 +40,25 @@ class Exhaustive(RandomSampler):
         super().__init__(seed)
         self._shuffle, self._seed = shuffle, seed
 
-    def point(self, points: Sequence[Values], place: int) -> Values:
-        """The point for the trial at a place, counted from 0."""
-        if place >= len(points):
-            raise Exhausted
-        order = list(range(len(points)))
+    def arrange(self, points: list[Values]) -> None:
+        """Bring the points into the order in which they are tried."""
         if self._shuffle:
-            random.Random(self._seed).shuffle(order)
-        return points[order[place]]
+            random.Random(self._seed).shuffle(points)
 
 
 class Proposer:
     """Makes each trial's sampler: `feasible` tells whether a point may be tried at all."""
 
     def __init__(
-        self,
-        space: Space,
-        spec: Mapping[str, Any],
-        *,
-        seed: int,
-        feasible: Callable[[Values], bool],
+        self, space: Space, settings: Settings, *, feasible: Callable[[Values], bool]
     ) -> None:
         self.space, self.feasible = space, feasible
-        self._spec, self._seed = spec, seed
-        self.base = build(BaseSampler, spec, seed=seed)
+        self._spec, self._seed = settings.sampler, settings.seed
+        self.base = build(BaseSampler, self._spec, seed=self._seed)
         self.points: list[Values] | None = None
         if isinstance(self.base, Exhaustive):
             self.points = [point for point in space.points() if feasible(space.redraw(point))]
+            self.base.arrange(self.points)
 
     def sampler(self, place: int) -> BaseSampler:
         """The sampler of the trial at a place, counted from 0."""
@@ -91,16 +79,16 @@ class _Proposal(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """All that may be drawn is drawn together."""
         return self._proposer.space.distributions()
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> Values:
-        """A point that is feasible."""
-        if self._proposer.points is not None:
-            assert isinstance(self._inner, Exhaustive)
-            return self._inner.point(self._proposer.points, self._place)
+        points = self._proposer.points
+        if points is not None:
+            if self._place >= len(points):
+                raise Exhausted
+            return points[self._place]
         if isinstance(self._inner, CmaEsSampler):  # it mixes the number into its seed
             trial = copy.copy(trial)
             trial.number = self._place
@@ -135,20 +123,13 @@ class _Proposal(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """A parameter outside the space, which a hook asks for."""
+        """Draw a parameter outside the space, too, which a hook asks for."""
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """What the sampler does before a trial."""
         self._inner.before_trial(study, trial)
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     """Draw one parameter of a trial, and store it."""
-    d = distribution
-    if isinstance(d, CategoricalDistribution):
-        return trial.suggest_categorical(name, d.choices)
-    if isinstance(d, IntDistribution):
-        return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
-    assert isinstance(d, FloatDistribution)
-    return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+    return trial._suggest(name, distribution)  # which has a public name for each kind of its own

@@ -1,40 +1,63 @@
-"""What a search is told: `hydra.sweeper.*`, as documented where it is registered."""
+"""What a search is told: `hydra.sweeper.*`, as Hydra knows it from each start and so kept light."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from perceptrail.errors import UserError, did_you_mean
-from perceptrail.search.space import Space
-from perceptrail.search.study import DIRECTIONS
+
+Direction = Literal["minimize", "maximize"]
+DIRECTIONS: dict[str, Direction] = {
+    "min": "minimize",
+    "max": "maximize",
+    "minimize": "minimize",
+    "maximize": "maximize",
+}
+LEAST = {"n_trials": 1, "n_jobs": 1, "retries": 0, "seed": 0, "max_failures": 1}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Settings:
-    """`hydra.sweeper.*`, as documented where they are registered."""
+    """The search: `hydra.sweeper.*`."""
 
-    sampler: Mapping[str, Any]
-    pruner: Mapping[str, Any]
-    study_name: str
-    storage: str | None
-    direction: str | Sequence[str] | None
-    n_trials: int | None
-    n_jobs: int
-    seed: int
-    retries: int
-    max_failures: int | None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    constraints: Sequence[str] = ()
-    enqueue: Sequence[Mapping[str, Any]] = ()
+    defaults: list[Any] = field(default_factory=lambda: [{"sampler": "tpe"}, {"pruner": "none"}])
+    _target_: str = "hydra_plugins.perceptrail_optuna.OptunaSweeper"
+    _recursive_: bool = False
+    _convert_: str = "all"
+
+    sampler: Any = MISSING
+    pruner: Any = MISSING
+    # The study goes on where one of this name stopped, in the same storage.
+    study_name: str = "${hydra.job.name}"
+    # A journal file, or the URL of a database; null: study.journal in hydra.sweep.dir.
+    storage: str | None = None
+    # minimize, maximize, or a list of them; null: what monitor.mode says, else minimize.
+    direction: Any = None
+    # Trials that the study shall have in all, over every time it is resumed.
+    n_trials: int | None = 20
+    # Trials at a time: worker processes, or the size of a batch given to another launcher.
+    n_jobs: int = 1
+    seed: int = 0
+    # How often the parameters of a failed trial are tried again.
+    retries: int = 0
+    # So many failed trials in a row end the search; null: none do.
+    max_failures: int | None = 10
+    # What is searched: overrides of Hydra's sweep grammar and more, see perceptrail.search.grammar.
+    params: dict[str, Any] = field(default_factory=dict)
+    # Expressions such as sum(model.hidden) <= 512, or full names of functions of the configuration.
+    constraints: list[str] = field(default_factory=list)
+    # Points to begin with; the keys that a point leaves out are as they are by default.
+    enqueue: list[Any] = field(default_factory=lambda: [{}])
+    # Full name of a function (trial, values) that returns more overrides as {key: value}.
     hook: str | None = None
+    # Whether to draw, in figures/ of hydra.sweep.dir.
     figures: bool = True
 
     def check(self) -> None:
         """Raise UserError for a number that makes no sense."""
-        least = {"n_trials": 1, "n_jobs": 1, "retries": 0, "seed": 0, "max_failures": 1}
-        for name, low in least.items():
+        for name, low in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"hydra.sweeper.{name}={value}: must be at least {low}")
@@ -44,31 +67,17 @@ class Settings:
                 "(a journal file), or give a PostgreSQL URL"
             )
 
-    def directions(self, config: DictConfig) -> list[str]:
+    def directions(self, config: DictConfig) -> list[Direction]:
         """One direction for each objective: as given, else that of the monitored metric."""
-        direction = self.direction or OmegaConf.select(config, "monitor.mode") or "minimize"
-        directions = [direction] if isinstance(direction, str) else list(direction)
-        for given in directions:
-            if given not in DIRECTIONS:
-                hint = did_you_mean(given, DIRECTIONS)
+        given = self.direction or OmegaConf.select(config, "monitor.mode") or "minimize"
+        directions = [given] if isinstance(given, str) else list(given)
+        for direction in directions:
+            if direction not in DIRECTIONS:
                 raise UserError(
-                    f"hydra.sweeper.direction={given}: must be minimize or maximize, "
-                    f"or a list of them{hint}"
+                    f"hydra.sweeper.direction={direction}: must be minimize or maximize, "
+                    f"or a list of them{did_you_mean(direction, DIRECTIONS)}"
                 )
-        return directions
-
-    def facts(self, space: Space) -> dict[str, Any]:
-        """What is searched and how, to be recorded."""
-        searched = {f"space.{e.key}": e.source for e in space.entries.values()}
-        facts: dict[str, Any] = {
-            key: source.removeprefix(key.removeprefix("space.") + "=")
-            for key, source in searched.items()
-        }
-        facts |= {f"sampler.{key}": value for key, value in self.sampler.items()}
-        facts |= {f"pruner.{key}": value for key, value in self.pruner.items()}
-        for name in ("n_trials", "n_jobs", "seed", "retries", "constraints"):
-            facts[name] = getattr(self, name)
-        return facts
+        return [DIRECTIONS[direction] for direction in directions]
 
 
 def named_objectives(config: DictConfig, count: int) -> list[str]:

@@ -79,12 +79,11 @@ class Space:
         """Every point of a finite space, as Optuna would have drawn it; the first key slowest."""
         found = [self.fixed()]
         for entry, domain in self.order:
-            options = list(domain.values(entry.name))
+            options = [{entry.name: value} for value in domain.values(entry.name)]
             found = [
-                values | ({entry.name: option} if present else {})
+                values | own
                 for values in found
-                for present in (entry.exists(values),)
-                for option in (options if present else [None])
+                for own in (options if entry.exists(values) else [{}])
             ]
         return [self.undraw(values) for values in found]
 

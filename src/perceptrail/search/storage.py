@@ -1,4 +1,4 @@
-"""Where a study is kept, and how its pruner is built; also for a trial that runs elsewhere.
+"""Where a study is kept, how it is opened, and how its pruner is built for a trial elsewhere.
 
 An address is a file (Optuna's journal, which needs no server and is safe for parallel processes)
 or a database URL such as postgresql://user@host/name.
@@ -8,64 +8,51 @@ import hashlib
 import inspect
 import json
 import os
+import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from tempfile import gettempdir
 from typing import Any
 
+import optuna
 from filelock import FileLock
-from optuna.exceptions import ExperimentalWarning
+from optuna import Study
+from optuna.distributions import BaseDistribution, check_distribution_compatibility
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.pruners import BasePruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._storage import JournalOperation
 from sqlalchemy import create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import SQLAlchemyError
 
 from perceptrail.errors import UserError, did_you_mean
 from perceptrail.passwords import masked
+from perceptrail.search.settings import Direction, Settings
 
-
-class _KernelLock(JournalFileOpenLock):
-    """A lock that ends with its holder; Optuna's own outlives a killed one by 30 seconds."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(f"{path}.lock")
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire(poll_interval=0.001)
-        return True
-
-    def release(self) -> None:
-        """Release it."""
-        self._lock.release()
+PRUNER = "pruner"  # the study attribute by which a trial elsewhere finds its pruner
+KEY = "key"  # the study attribute that names it in MLflow
 
 
 class _Journal(JournalFileBackend):
     """A journal file that waits for the disk only when a trial ends, not at each of its lines.
 
-    What a power cut could take is then the trials that would have to run again in any case.
+    What a power cut could take is then the trials that would have to run again in any case. Its
+    lock ends with its holder, where Optuna's own outlives a killed one by 30 seconds.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._lines = path, _KernelLock(path)
-        super().__init__(str(path), self._lines)
-
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines, all of them or none."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._lines.acquire()
-        try:
-            with self._path.open("ab", buffering=0) as file:
-                file.write(lines.encode())
-                if any(log["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs):
-                    os.fsync(file.fileno())
-        finally:
-            self._lines.release()
+        path, lock = Path(self._file_path), FileLock(f"{self._file_path}.lock")
+        with lock.acquire(poll_interval=0.001), path.open("ab", buffering=0) as file:
+            file.write(lines.encode())
+            if any(log["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs):
+                os.fsync(file.fileno())
 
 
 @cache
@@ -80,15 +67,8 @@ def open_storage(address: str) -> BaseStorage:
                 return RDBStorage(address)
         path = Path(address)
         path.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(_Journal(path))
-    except (
-        ArgumentError,
-        DBAPIError,
-        ImportError,
-        NoSuchModuleError,
-        OSError,
-        ValueError,
-    ) as error:
+        return JournalStorage(_Journal(str(path)))
+    except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"hydra.sweeper.storage={masked(address)}: cannot be opened ({reason}); "
@@ -100,20 +80,26 @@ def open_storage(address: str) -> BaseStorage:
 def exclusive(address: str, purpose: str) -> Iterator[None]:
     """Let one process at a time in here, of all that use the storage, on whatever machine."""
     digest = hashlib.sha256(purpose.encode()).digest()
-    if "://" not in address:
-        with FileLock(f"{address}.{digest.hex()[:8]}.lock"):
+    if "://" in address and make_url(address).get_backend_name() == "postgresql":
+        engine = create_engine(address)
+        with engine.connect() as connection:  # with whose end the lock ends
+            key = int.from_bytes(digest[:8], signed=True)
+            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
             yield
+        engine.dispose()
         return
-    if make_url(address).get_backend_name() != "postgresql":  # which no other machine should use
-        with FileLock(Path(gettempdir()) / f"perceptrail-{digest.hex()}.lock"):
-            yield
-        return
-    engine = create_engine(address)
-    with engine.connect() as connection:  # with whose end the lock ends
-        key = int.from_bytes(digest[:8], signed=True)
-        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": key})
+    beside = Path(f"{address}.{digest.hex()[:8]}.lock")
+    # For another kind of database, which no other machine should use.
+    apart = Path(gettempdir()) / f"perceptrail-{digest.hex()}.lock"
+    with FileLock(apart if "://" in address else beside):
         yield
-    engine.dispose()
+
+
+@contextmanager
+def _experiments_allowed() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def build(kind: type, spec: Mapping[str, Any], **given: Any) -> Any:
@@ -124,10 +110,9 @@ def build(kind: type, spec: Mapping[str, Any], **given: Any) -> Any:
     """
     name = kind.__name__.removeprefix("Base").lower()
     settings = {key: value for key, value in spec.items() if key != "_target_"}
-    module, _, attribute = str(spec.get("_target_")).rpartition(".")
     try:
-        made = getattr(import_module(module or "optuna"), attribute, None)
-    except ImportError:
+        made = resolve_name(str(spec.get("_target_")))
+    except (ImportError, AttributeError, ValueError):
         made = None
     if not (inspect.isclass(made) and issubclass(made, kind)):
         raise UserError(
@@ -142,8 +127,54 @@ def build(kind: type, spec: Mapping[str, Any], **given: Any) -> Any:
         if isinstance(value, Mapping) and "_target_" in value:
             settings[key] = build(kind, value, **given)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+        with _experiments_allowed():
             return made(**settings, **{k: v for k, v in given.items() if k in accepted})
     except (TypeError, ValueError) as error:
         raise UserError(f"hydra.sweeper.{name}: {made.__name__} refuses: {error}") from error
+
+
+def open_study(
+    settings: Settings,
+    *,
+    address: str,
+    directions: list[Direction],
+    objectives: Sequence[str],
+    sampler: BaseSampler,
+    distributions: Mapping[str, BaseDistribution],
+) -> Study:
+    """The study of that name, begun if there is none.
+
+    Raises UserError if it was begun with other directions or an incompatible space.
+    """
+    name, pruner = settings.study_name, build(BasePruner, settings.pruner)
+    if len(directions) > 1 and not isinstance(pruner, NopPruner):
+        raise UserError("hydra.sweeper.pruner: several objectives cannot be pruned; use none")
+    if len(directions) > 1 and isinstance(sampler, CmaEsSampler):
+        raise UserError("hydra.sweeper.sampler: CMA-ES takes one objective; use tpe or nsgaii")
+    given = {"storage": open_storage(address), "sampler": sampler, "pruner": pruner}
+    with exclusive(address, f"study {name}"):
+        try:
+            study = optuna.create_study(study_name=name, directions=directions, **given)
+        except DuplicatedStudyError:
+            study = optuna.load_study(study_name=name, **given)
+        study.set_user_attr(PRUNER, dict(settings.pruner))
+        begun = [direction.name.lower() for direction in study.directions]
+        if begun != directions:
+            raise UserError(
+                f"hydra.sweeper.direction={directions}: study {name!r} was begun with {begun}"
+            )
+        if objectives:
+            with _experiments_allowed():
+                study.set_metric_names(list(objectives))
+        if KEY not in study.user_attrs:
+            study.set_user_attr(KEY, uuid.uuid4().hex)
+    for trial in study.get_trials(deepcopy=False):
+        for key, old in trial.distributions.items():
+            try:
+                check_distribution_compatibility(old, distributions.get(key, old))
+            except ValueError as error:
+                raise UserError(
+                    f"study {name!r} was begun with another set of values for {key} "
+                    f"({old}); give the new search another hydra.sweeper.study_name"
+                ) from error
+    return study

@@ -1,6 +1,5 @@
 """The search itself: claim a trial, have it run, note how it ended, until there are enough."""
 
-import logging
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,23 +20,20 @@ from optuna.trial import TrialState
 
 from perceptrail.errors import UserError
 from perceptrail.passwords import masked
-from perceptrail.search.constraints import Constraints, imported
+from perceptrail.search.constraints import condition, imported
 from perceptrail.search.domains import Values, text
-from perceptrail.search.engines import Engine, InProcess, Launched, Outcome, Task
+from perceptrail.search.engines import Engine, InProcess, Launched, Task
 from perceptrail.search.grammar import read_space
 from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import Artist
-from perceptrail.search.records import Records, store
-from perceptrail.search.report import Report
+from perceptrail.search.report import Records, Report, store
 from perceptrail.search.results import OVERRIDES
 from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
-from perceptrail.search.space import Space
-from perceptrail.search.storage import exclusive
-from perceptrail.search.study import KEY, open_study
+from perceptrail.search.storage import KEY, exclusive, open_study
 from perceptrail.search.workers import Workers
 
-log = logging.getLogger(__name__)
+RECORDED = ("n_trials", "n_jobs", "seed", "retries", "constraints")
 
 
 class SearchError(UserError, CompactHydraException):
@@ -63,15 +59,12 @@ class Search:
         self._task = Task(context, function, config, objectives=len(directions))
         self._composer = self._task.composer()
         self._space = read_space(settings.params, arguments, loader=context.config_loader)
-        self._constraints = Constraints(settings.constraints)
-        _check_keys(self._space, self)
-        fixed = [e.override(None) for e in self._space.entries.values() if not e.domain]
-        self._common = self._composer.compose(fixed)
+        self._constraints = [condition(c) for c in settings.constraints]
+        self._check_keys()
+        self._common = self._compose({})  # what all trials have in common
         self._hook = imported("hydra.sweeper.hook", settings.hook) if settings.hook else None
-        self._proposer = Proposer(
-            self._space, settings.sampler, seed=settings.seed, feasible=self._is_feasible
-        )
-        exhaustive = isinstance(self._proposer.base, Exhaustive)
+        proposer = Proposer(self._space, settings, feasible=self._is_feasible)
+        exhaustive = isinstance(proposer.base, Exhaustive)
         if settings.n_trials is None and not exhaustive:
             raise UserError("hydra.sweeper.n_trials=null: only grid and brute_force come to an end")
         starts = [] if exhaustive else list(self._starts(settings.enqueue))
@@ -80,23 +73,16 @@ class Search:
         if "://" not in self._address:
             self._address = str(Path(self._address).absolute())
         self._study = open_study(
-            settings.study_name,
+            settings,
             address=self._address,
             directions=directions,
-            proposer=self._proposer,
-            pruner=settings.pruner,
             objectives=named_objectives(self._common, len(directions)),
+            sampler=proposer.base,
+            distributions=self._space.distributions(),
         )
         self._dir.mkdir(parents=True, exist_ok=True)
         (self._dir / "multirun.yaml").write_text(masked(OmegaConf.to_yaml(config)))
-        self._ledger = Ledger(
-            self._study,
-            self._proposer,
-            n_trials=settings.n_trials,
-            starts=starts,
-            retries=settings.retries,
-        )
-        self._records: Records | None = None
+        self._ledger = Ledger(self._study, proposer, settings, starts=starts)
 
     def run(self) -> list[Sequence[JobReturn]]:
         """Run trials until the study has as many as it shall have.
@@ -104,15 +90,15 @@ class Search:
         Raises UserError when too many in a row have failed. Ctrl-C ends it with exit code 130.
         """
         HydraConfig.instance().set_config(self._config)  # for ${hydra:...}; each job sets its own
-        if place := store(self._common):
-            self._records = self._recorded(place)
-        engine = self._engine()
-        self._under_way: set[int] = set()
-        name, folder = self._study.study_name, self._dir
-        artist = Artist(self._address, name, folder) if self._settings.figures else None
+        draws = self._settings.figures
         report = Report(
-            self._study, self._ledger, folder, self._common, records=self._records, artist=artist
+            self._ledger,
+            self._dir,
+            self._common,
+            records=self._recorded(),
+            artist=Artist(self._address, self._study, self._dir) if draws else None,
         )
+        engine = self._engine()
         report.begin(repaired=self._ledger.repair())
         status = "FAILED"
         try:
@@ -131,37 +117,32 @@ class Search:
             report.end(status=status)
         if status == "KILLED":
             sys.exit(130)
-        return engine.returns if isinstance(engine, Launched) else []
+        return engine.returns
 
     def _loop(self, engine: Engine, report: Report) -> None:
-        failures = 0
+        under_way = failures = 0
         while True:
-            while len(self._under_way) < engine.slots:
-                trial = self._ledger.claim()
-                if trial is None:
-                    break
-                self._under_way.add(trial.number)
+            while under_way < engine.slots and (trial := self._ledger.claim()):
+                under_way += 1
                 engine.submit(trial.number, self._overrides(trial))
-            if not self._under_way:
+            if not under_way:
                 if self._ledger.repair():
                     continue
                 return
             for outcome in engine.wait():
-                self._settle(outcome)
+                under_way -= 1
+                if outcome.state == TrialState.FAIL:
+                    failures += 1
+                    self._ledger.fail(outcome.number, outcome.reason, lost=outcome.lost)
+                else:
+                    failures = 0
+                    self._ledger.settle(outcome.number, outcome.state, outcome.values)
                 report.trial(outcome)
-                failures = failures + 1 if outcome.state == TrialState.FAIL else 0
             if failures == self._settings.max_failures:
                 raise UserError(
                     f"{failures} trials in a row have failed, the last one because: "
                     f"{outcome.reason} (hydra.sweeper.max_failures={failures})"
                 )
-
-    def _settle(self, outcome: Outcome) -> None:
-        if outcome.state == TrialState.FAIL:
-            self._ledger.fail(outcome.number, outcome.reason, lost=outcome.lost)
-        else:
-            self._ledger.settle(outcome.number, outcome.state, outcome.values)
-        self._under_way.discard(outcome.number)
 
     def _engine(self) -> Engine:
         slots = self._settings.n_jobs
@@ -174,58 +155,70 @@ class Search:
     def _overrides(self, trial: Trial) -> list[str]:
         """The overrides of a trial's job: its parameters, and where it belongs."""
         values = self._space.redraw(trial.params)
+        more = self._hook(trial, values) if self._hook else {}
         overrides = self._space.overrides(values)
-        if self._hook:
-            overrides += [
-                f"{key}={text(value)}" for key, value in self._hook(trial, values).items()
-            ]
+        overrides += [f"{key}={text(value)}" for key, value in more.items()]
         # Without those that hold a password: a preset of it would hold it too.
         trial.set_user_attr(OVERRIDES, [o for o in overrides if o == masked(o)])
         if "trial" in self._config:
-            place = {"study": self._study.study_name, "storage": self._address}
-            overrides = [*overrides, f"trial={text(place | {'number': trial.number})}"]
-        if self._records:
-            overrides = [*overrides, f"tracking.parent={self._records.key}"]
+            study = {"study": self._study.study_name, "storage": self._address}
+            overrides.append(f"trial={text(study | {'number': trial.number})}")
+        if store(self._common):
+            overrides.append(f"tracking.parent={self._study.user_attrs[KEY]}")
         return overrides
 
-    def _recorded(self, place: tuple[str, str]) -> Records:
-        directions = ", ".join(d.name.lower() for d in self._study.directions)
-        where = {"storage": self._address, "directions": directions}
+    def _recorded(self) -> Records | None:
+        place = store(self._common)
+        if place is None:
+            return None
         with exclusive(self._address, f"records {self._study.study_name}"):
-            records = Records(
-                place,
-                key=self._study.user_attrs[KEY],
-                name=self._study.study_name,
-                folder=self._dir,
-                facts=self._settings.facts(self._space) | where,
-            )
+            records = Records(place, self._study, folder=self._dir, facts=self._facts())
             if "://" in self._address or self._launcher or self._settings.n_jobs > 1:
                 records.wait()  # for the run to be there, or another process would make one too
         return records
 
+    def _facts(self) -> dict[str, Any]:
+        """What is searched and how, to be recorded."""
+        entries, settings = self._space.entries.values(), self._settings
+        facts = {f"space.{e.key}": e.source.removeprefix(f"{e.key}=") for e in entries}
+        facts |= {f"sampler.{key}": value for key, value in settings.sampler.items()}
+        facts |= {f"pruner.{key}": value for key, value in settings.pruner.items()}
+        facts |= {name: getattr(settings, name) for name in RECORDED}
+        directions = ", ".join(d.name.lower() for d in self._study.directions)
+        return facts | {"storage": self._address, "directions": directions}
+
+    def _check_keys(self) -> None:
+        """Compose a few points: an unknown key or option is refused before the first trial."""
+        for name, values in self._space.witnesses():
+            try:
+                self._compose(values)
+            except (HydraException, OmegaConfBaseException) as error:
+                reason = str(error).splitlines()[0]
+                value = text(values[name])
+                raise UserError(f"search space: {name}={value}: {reason}") from error
+
+    def _compose(self, values: Values) -> DictConfig:
+        return self._composer.compose(self._space.overrides(values))
+
     def _is_feasible(self, values: Values) -> bool:
         if not self._constraints:
             return True
-        return self._constraints.hold(self.compose(values))
-
-    def compose(self, values: Values) -> DictConfig:
-        """The configuration of a point."""
-        return self._composer.compose(self._space.overrides(values))
+        config = self._compose(values)
+        return all(holds(config) for holds in self._constraints)
 
     def _starts(self, points: Sequence[Mapping[str, Any]]) -> Iterator[Values]:
         """The points to begin with: what each leaves out is as the configuration has it."""
-        defaults = dict(self._defaults())
+        searched, defaults = {entry.name for entry, _ in self._space.order}, dict(self._defaults())
         for point in points:
-            for key in point:
-                if key not in {entry.name for entry, _ in self._space.order}:
-                    raise UserError(f"hydra.sweeper.enqueue: {key} is not a key that is searched")
-            known = {k: v for k, v in defaults.items() if k not in point} | dict(point)
-            drawn = self._space.undraw(known)
-            if self._is_complete(drawn) and not self._is_feasible(self._space.redraw(drawn)):
-                if point:
-                    raise UserError(f"hydra.sweeper.enqueue: {text(point)} breaks a constraint")
-                continue
-            yield drawn
+            if unknown := [key for key in point if key not in searched]:
+                raise UserError(
+                    f"hydra.sweeper.enqueue: {unknown[0]} is not a key that is searched"
+                )
+            drawn = self._space.undraw(defaults | dict(point))
+            if self._may_be_tried(drawn):
+                yield drawn
+            elif point:
+                raise UserError(f"hydra.sweeper.enqueue: {text(point)} breaks a constraint")
 
     def _defaults(self) -> Iterator[tuple[str, Any]]:
         config = self._common
@@ -241,23 +234,12 @@ class Search:
                 continue  # a default outside the space: that key is drawn
             yield entry.name, value
 
-    def _is_complete(self, drawn: Values) -> bool:
+    def _may_be_tried(self, drawn: Values) -> bool:
         try:
-            self._space.redraw(drawn)
+            values = self._space.redraw(drawn)
         except KeyError:
-            return False
-        return True
-
-
-def _check_keys(space: Space, search: Search) -> None:
-    """Compose a few points, so that an unknown key or option is refused before the first trial."""
-    for name, values in space.witnesses():
-        try:
-            search.compose(values)
-        except (HydraException, OmegaConfBaseException) as error:
-            reason = str(error).splitlines()[0]
-            value = text(values[name])
-            raise UserError(f"search space: {name}={value}: {reason}") from error
+            return True  # as far as one can say before the rest is drawn
+        return self._is_feasible(values)
 
 
 @contextmanager

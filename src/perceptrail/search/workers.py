@@ -22,7 +22,7 @@ import cloudpickle  # type: ignore[import-untyped]
 from hydra.core.singleton import Singleton
 from optuna.trial import TrialState
 
-from perceptrail.search.engines import Outcome, Task
+from perceptrail.search.engines import Engine, Outcome, Task
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 GRACE_S = 10  # to close a run after an interrupt
@@ -35,14 +35,15 @@ class _Worker:
     number: int | None = None  # the trial that it runs
 
 
-class Workers:
+class Workers(Engine):
     """N worker processes, started when there is work for them."""
 
     def __init__(self, task: Task, *, slots: int, logs: Path) -> None:
-        self.slots, self._logs = slots, logs
+        super().__init__(task, slots=slots)
+        self._logs = logs
         self._workers: list[_Worker] = []
         self._started = 0
-        self._task = cloudpickle.dumps((task, Singleton.get_state()))
+        self._pickled = cloudpickle.dumps((task, Singleton.get_state()))
         threads = str(max(1, _cores() // slots))
         self._environment = dict.fromkeys(THREADS, threads) | dict(os.environ)
 
@@ -89,7 +90,7 @@ class Workers:
                 env=self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
             )
         worker = _Worker(process, Connection(ours.detach()))
-        worker.line.send_bytes(self._task)
+        worker.line.send_bytes(self._pickled)
         self._workers.append(worker)
         self._started += 1
         return worker
