@@ -10,6 +10,12 @@ on XOR, on two spirals, on digits, at growing depth, and at learning rates that 
 start from weights scaled so that the signal keeps its size under that very function.
 """
 
+from perceptrail.studies import Study, check, execute, of, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
+from collections import defaultdict
 from itertools import product
 from statistics import mean
 from typing import Any
@@ -27,7 +33,6 @@ from perceptrail.prediction import mean_loss
 from perceptrail.scratch.losses import LOSSES
 from perceptrail.scratch.network import Network
 from perceptrail.scratch.optimizers import Adam
-from perceptrail.studies import Study, execute, of, percent, verdict
 
 STEP = Activation(lambda x: (x > 0).astype(float), np.zeros_like, (0.0, 1.0), "")
 FLAT = 0.01  # a slope below this lets hardly any gradient through
@@ -36,7 +41,8 @@ EXAMPLES = 1000  # for which the slope of each unit is taken
 CLOSE, FAR = 0.01, 0.03  # of the best accuracy: as good as the best; not far behind
 PLAIN = ("model.dropout=0", "callbacks.early_stopping=null")
 
-Values = dict[str, list[float]]  # of every seed, by activation
+FUNCTIONS = {"step": STEP, **ACTIVATIONS}
+Values = defaultdict[Any, list[float]]  # of every seed, by activation or whatever varies
 
 
 def main(study: Study) -> None:
@@ -45,7 +51,7 @@ def main(study: Study) -> None:
     study.figure(
         "functions",
         charts.functions(
-            {name: {"f": a.f, "f′": a.df} for name, a in {"step": STEP, **ACTIVATIONS}.items()},
+            {name: {"f": a.f, "f′": a.df} for name, a in FUNCTIONS.items()},
             title="Activation functions and their derivatives",
             between=(-4, 4),
         ),
@@ -99,14 +105,10 @@ def main(study: Study) -> None:
 def step(study: Study) -> None:
     """XOR with hidden units that are steps, whose slope is 0, beside sigmoid and ReLU."""
     cfg = study.cfg
-    accuracy: Values = {name: [] for name in ("step", "sigmoid", "relu")}
-    moved: Values = {name: [] for name in accuracy}
-    for name, seed in product(accuracy, range(cfg.step_seeds)):
-        start = "relu" if name == "step" else name  # E[f(z)²] is 1/2 for both
+    accuracy, moved = Values(list), Values(list)
+    for name, seed in product(("step", "sigmoid", "relu"), range(cfg.step_seeds)):
         shape, loss = [2, cfg.step_width, 1], "binary_cross_entropy"
-        network = Network(shape, activation=start, loss=loss, seed=seed)
-        if name == "step":
-            network._f = STEP
+        network = Network(shape, activation=FUNCTIONS[name], loss=loss, seed=seed)
         hidden, bias = network.layers[0]
         bias[...] = np.random.default_rng(seed).normal(size=len(bias))  # or all lines meet at 0
         before = hidden.copy()
@@ -130,9 +132,7 @@ def step(study: Study) -> None:
     for name in accuracy:
         study.metric(f"step/accuracy/{name}", accuracy[name])
         study.metric(f"step/moved/{name}", moved[name])
-    learned = {
-        name: sum(a > 0.99 for a in values) / len(values) for name, values in accuracy.items()
-    }
+    learned = {name: mean(a > 0.99 for a in values) for name, values in accuracy.items()}
     stuck = max(moved["step"]) == 0
     study.claim(
         "The step's gradient is 0 everywhere, so gradient descent does not work",
@@ -152,9 +152,8 @@ def step(study: Study) -> None:
 def untrained(study: Study) -> tuple[Values, Values]:
     """Untrained networks: how centred their signals are, and how much gradient gets through."""
     cfg = study.cfg
-    centre: Values = {name: [] for name in cfg.activations}
-    level: Values = {name: [] for name in cfg.activations}
-    sizes: dict[str, list[list[float]]] = {name: [] for name in cfg.activations}
+    centre, level, through = Values(list), Values(list), Values(list)
+    sizes = defaultdict[str, list[list[float]]](list)  # of every seed, by layer
     for name, seed in product(cfg.activations, range(cfg.seeds)):
         torch.manual_seed(seed)
         network = MLP(cfg.width, 10, hidden=[cfg.width] * (cfg.layers + 1), activation=name)
@@ -162,6 +161,7 @@ def untrained(study: Study) -> tuple[Values, Values]:
         loss = mean_loss(network(x), y)
         norms = [float(g.norm()) for g in torch.autograd.grad(loss, network.weights[1:-1])]
         sizes[name].append([norm / norms[-1] for norm in reversed(norms)])
+        through[name].append(sizes[name][-1][-1])
         z = sums(network, x)
         a = [ACTIVATIONS[name].f(of_layer) for of_layer in z]
         centre[name].append(float(np.mean([v.mean() / np.sqrt((v**2).mean()) for v in a])))
@@ -171,7 +171,6 @@ def untrained(study: Study) -> tuple[Values, Values]:
         now = {"centre": centre[name][-1], "flat": level[name][-1]}
         study.note("untrained", variant=name, seed=seed, **now)
     layers = list(range(1, cfg.layers + 1))
-    through = {name: [of_seed[-1] for of_seed in sizes[name]] for name in sizes}
     curves = {name: (layers, list(zip(*sizes[name], strict=True))) for name in cfg.followed}
     fading = {name: curve for name, curve in curves.items() if mean(through[name]) < FADED}
     kept = {name: curve for name, curve in curves.items() if name not in fading}
@@ -242,8 +241,7 @@ def depth(study: Study) -> dict[Any, list[float]]:
     }
     accuracy = of(study.train("depth", *digits(cfg), *PLAIN, variants=variants), "best/val/acc")
     points = {
-        name: (cfg.depths, [[100 * a for a in accuracy[name, layers]] for layers in cfg.depths])
-        for name in cfg.deep
+        name: (cfg.depths, [accuracy[name, layers] for layers in cfg.depths]) for name in cfg.deep
     }
     study.figure(
         "depth",
@@ -253,6 +251,7 @@ def depth(study: Study) -> dict[Any, list[float]]:
             x=f"hidden layers of {cfg.width} units",
             y="validation accuracy (%)",
             log_x=True,
+            percent=True,
         ),
         f"{cfg.train_size:,} digits, {cfg.epochs} epochs, mean ± sd of {cfg.seeds} seeds.",
     )
@@ -269,7 +268,7 @@ def mortality(study: Study) -> None:
     common = (*digits(cfg), *PLAIN, "optimizer=adam", "schedule=constant")
     done = study.train("mortality", *common, variants=variants, may_diverge=True)
     x = torch.from_numpy(done[0].load()[1].train()[0][:EXAMPLES])
-    dead: dict[Any, list[float]] = {variant: [] for variant in variants}
+    dead = Values(list)
     for run in done:
         if run.error:
             continue

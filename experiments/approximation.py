@@ -13,6 +13,11 @@ square of what is left, as a share of the function's own standard deviation: 100
 would get.
 """
 
+from perceptrail.studies import Study, check, execute, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 from itertools import product
 from statistics import mean
 from typing import Any
@@ -24,7 +29,6 @@ from perceptrail import charts
 from perceptrail.activations import ACTIVATIONS
 from perceptrail.scratch.network import Network
 from perceptrail.scratch.optimizers import Adam
-from perceptrail.studies import Study, execute, verdict
 
 FUNCTIONS: dict[str, charts.Function] = {
     "wave": lambda x: np.sin(2 * np.pi * x),
@@ -129,10 +133,7 @@ def draw(study: Study, errors: Errors, fits: dict[str, dict[str, charts.Function
         charts.lines(
             {
                 name: {
-                    label: (
-                        list(cfg.widths),
-                        [[100 * e for e in errors[name][depth, w]] for w in cfg.widths],
-                    )
+                    label: (cfg.widths, [errors[name][depth, w] for w in cfg.widths])
                     for depth, label in layers.items()
                 }
                 for name in errors
@@ -141,6 +142,7 @@ def draw(study: Study, errors: Errors, fits: dict[str, dict[str, charts.Function
             x="units in each layer",
             y="relative error (%)",
             log_x=True,
+            percent=True,
         ),
         f"Mean ± sd of {cfg.seeds} seeds, on points between the {cfg.examples} examples.",
     )

@@ -10,12 +10,16 @@ On images the first layer costs nearly everything, since each of its units has 7
 layers are cheap. With two inputs it is the other way round: a second layer takes most of the width.
 """
 
+from perceptrail.studies import Study, check, execute, of, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 from itertools import count, pairwise, product
 from statistics import mean
 from typing import Any, NamedTuple
 
 from perceptrail import charts
-from perceptrail.studies import Study, execute, of, percent, verdict
 
 SHALLOW = 2  # hidden layers at most
 CLOSE = 0.01  # of accuracy: as good as the best
@@ -85,15 +89,13 @@ def depths(study: Study, panels: dict[str, dict[str, Task]]) -> None:
         "depth",
         charts.lines(
             {
-                heading: {
-                    name: (layers, [[100 * a for a in accuracy[name, d]] for d in layers])
-                    for name in panel
-                }
+                heading: {name: (layers, [accuracy[name, d] for d in layers]) for name in panel}
                 for heading, panel in panels.items()
             },
             title="Depth at an equal number of parameters",
             x="hidden layers",
             y="validation accuracy (%)",
+            percent=True,
         ),
         f"Mean ± sd of {study.cfg.seeds} seeds. Hidden layers × units: {shapes}.",
     )

@@ -7,7 +7,13 @@ differentiates the record; with scikit-learn, which has written out the chain ru
 gradients agree, so must the weights that training ends with, and what it learns.
 """
 
-from collections.abc import Callable
+from perceptrail.studies import Run, Study, check, execute, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
 from math import log10
@@ -27,23 +33,21 @@ from perceptrail.model import MLP
 from perceptrail.prediction import mean_loss
 from perceptrail.scratch.network import Network, numerical_gradient
 from perceptrail.scratch.optimizers import SGD, Adam, Optimizer
-from perceptrail.studies import Study, execute, percent, verdict
 
 Floats = NDArray[np.float64]
-Values = dict[str, list[float]]  # of every seed
+Values = defaultdict[str, list[float]]  # of every seed
 
 INPUTS, RATE = 4, 0.01
 OUTPUTS = {"cross_entropy": 3, "binary_cross_entropy": 1}
 IN_SKLEARN = {"identity": "identity", "sigmoid": "logistic", "tanh": "tanh", "relu": "relu"}
 OPTIMIZERS: dict[str, tuple[Callable[[], Optimizer], Callable[..., torch.optim.Optimizer]]] = {
-    "SGD": (lambda: SGD(RATE), lambda p: torch.optim.SGD(p, RATE)),
+    "SGD": (partial(SGD, RATE), partial(torch.optim.SGD, lr=RATE)),
     "momentum": (
-        lambda: SGD(RATE, momentum=0.9),
-        lambda p: torch.optim.SGD(p, RATE, momentum=0.9),
+        partial(SGD, RATE, momentum=0.9),
+        partial(torch.optim.SGD, lr=RATE, momentum=0.9),
     ),
-    "Adam": (lambda: Adam(RATE), lambda p: torch.optim.Adam(p, RATE)),
+    "Adam": (partial(Adam, RATE), partial(torch.optim.Adam, lr=RATE)),
 }
-NAMES = {"numpy": "NumPy", "torch": "PyTorch", "sklearn": "scikit-learn"}
 
 
 def main(study: Study) -> None:
@@ -59,7 +63,7 @@ def gradients(study: Study) -> None:
     """Gradients of one batch, of every activation and loss, computed in four ways."""
     cfg = study.cfg
     against = ("PyTorch", "scikit-learn", "central differences")
-    found: dict[str, Values] = {way: {} for way in against}
+    found = {way: Values(list) for way in against}
     for name, loss, seed in product(ACTIVATIONS, OUTPUTS, range(cfg.seeds)):
         network, x, y = problem(cfg, activation=name, loss=loss, seed=seed)
         ours = gradient(network, x, y)
@@ -75,7 +79,7 @@ def gradients(study: Study) -> None:
             theirs["scikit-learn"] = network.theta - peer.theta  # what one step of rate 1 takes off
         for way, other in theirs.items():
             difference = float(np.linalg.norm(ours - other) / np.linalg.norm(ours))
-            found[way].setdefault(name, []).append(difference)
+            found[way][name].append(difference)
             study.note("gradients", variant=(name, loss), seed=seed, way=way, difference=difference)
     study.figure(
         "gradients",
@@ -102,7 +106,7 @@ def gradients(study: Study) -> None:
 def weights(study: Study) -> None:
     """The same start and the same batches: how far the weights are apart after many steps."""
     cfg = study.cfg
-    apart: dict[str, Values] = {"PyTorch": {}, "scikit-learn": {}}
+    apart = {"PyTorch": Values(list), "scikit-learn": Values(list)}
     for name, seed in product(OPTIMIZERS, range(cfg.seeds)):
         ours, theirs = OPTIMIZERS[name]
         network, x, y = problem(cfg, activation="tanh", loss="cross_entropy", seed=seed)
@@ -114,12 +118,12 @@ def weights(study: Study) -> None:
             torch_gradient(other, x, y)
             their_optimizer.step()
             peer.step()
-        ends = {"PyTorch": flat(other, lambda parameter: parameter)}
+        ends = {"PyTorch": flat(other.parameters())}
         if name == "SGD":  # scikit-learn's other optimizers would remember the step that starts it
             ends["scikit-learn"] = peer.theta
         for library, end in ends.items():
             difference = float(np.abs(network.theta - end).max())
-            apart[library].setdefault(name, []).append(difference)
+            apart[library][name].append(difference)
             study.note("weights", variant=name, seed=seed, way=library, difference=difference)
     most = {
         f"{name}/{library}": study.metric(f"weights/{name}/{library}", max(values))
@@ -137,9 +141,8 @@ def weights(study: Study) -> None:
 def shares(study: Study) -> None:
     """How the first step of an optimizer divides among the weights, next to their gradients."""
     cfg = study.cfg
-    follows: Values = {name: [] for name in ("SGD", "Adam")}
-    span: Values = {name: [] for name in follows}
-    for name, seed in product(follows, range(cfg.seeds)):
+    follows, span = Values(list), Values(list)
+    for name, seed in product(("SGD", "Adam"), range(cfg.seeds)):
         network, x, y = problem(cfg, activation="tanh", loss="cross_entropy", seed=seed)
         before, g = network.theta.copy(), gradient(network, x, y)
         OPTIMIZERS[name][0]().step(network.theta, g)
@@ -172,22 +175,9 @@ def digits(study: Study) -> None:
         *("optimizer=adam", f"trainer.max_epochs={cfg.epochs}"),
         variants={"torch": []},
     )
-    accuracy: Values = {way: [] for way in NAMES.values()}
-    speed: Values = {way: [] for way in NAMES.values()}
-    cost, passes = [], 0
+    accuracy, speed, cost = Values(list), Values(list), []
     for run in done:
-        module = DataModule(
-            run.load()[1],
-            batch_size=128,
-            val_size=5000,
-            train_size=cfg.train_size,
-            seed=run.seed,
-        )
-        module.setup("fit")
-        (x, y), (x_val, y_val) = (
-            (((x - module.mean) / module.std).numpy(), y.numpy())
-            for x, y in (module.train, module.val)
-        )
+        (x, y), validation = examples(run, cfg.train_size)
         network = Network([784, *cfg.digit_hidden, 10], seed=run.seed, dtype=np.float32)
         peer = MLPClassifier(
             tuple(cfg.digit_hidden),
@@ -195,31 +185,29 @@ def digits(study: Study) -> None:
             batch_size=128,
             random_state=np.random.RandomState(run.seed),  # a number would repeat the first order
         )
-        seconds = {
-            "NumPy": timed(
-                partial(network.fit, optimizer=Adam(1e-3), epochs=cfg.epochs, seed=run.seed), x, y
-            ),
-            "scikit-learn": sum(
-                timed(partial(peer.partial_fit, classes=range(10)), x, y) for _ in range(cfg.epochs)
-            ),
+        ours = partial(network.fit, optimizer=Adam(1e-3), epochs=cfg.epochs, seed=run.seed)
+        theirs = partial(peer.partial_fit, classes=range(10))  # an epoch
+        seen = cfg.epochs * len(x)
+        speeds = {
+            "NumPy": seen / timed(ours, x, y),
+            "PyTorch": run["train/samples_per_second"],
+            "scikit-learn": seen / sum(timed(theirs, x, y) for _ in range(cfg.epochs)),
         }
         scores = {
-            "NumPy": network.evaluate(x_val, y_val)[1],
+            "NumPy": network.evaluate(*validation)[1],
             "PyTorch": run.history[-1]["val/acc"],
-            "scikit-learn": float(peer.score(x_val, y_val)),
+            "scikit-learn": float(peer.score(*validation)),
         }
         for way, score in scores.items():
             accuracy[way].append(score)
+            speed[way].append(speeds[way])
             study.note("accuracy", variant=way, seed=run.seed, **{"val/acc": score})
-        for way, time in seconds.items():
-            speed[way].append(cfg.epochs * len(x) / time)
-        speed["PyTorch"].append(run["train/samples_per_second"])
-        x, y, passes = x[:128], y[:128], 2 * len(network.theta)
         forward, both = (
-            min(timed(compute, network, x, y) for _ in range(20)) for compute in (loss_of, gradient)
+            min(timed(compute, network, x[:128], y[:128]) for _ in range(20))
+            for compute in (loss_of, gradient)
         )
         cost.append(both / forward)
-    for way in NAMES.values():
+    for way in accuracy:
         study.metric(f"accuracy/{way}", accuracy[way])
         study.metric(f"time/samples_per_second/{way}", speed[way])
     shape = "-".join(map(str, network.widths))
@@ -242,12 +230,22 @@ def digits(study: Study) -> None:
         verdict(bool(gap < 0.01)),
         "; ".join(f"{way} {percent(values)}" for way, values in accuracy.items()),
     )
+    passes = 2 * len(network.theta)
     study.claim(
         "Backpropagation computes gradients efficiently",
         verdict(max(cost) < passes / 100),
         f"all {passes // 2:,} parts of the gradient take the time of {np.mean(cost):.1f} losses; "
         f"central differences would take {passes:,}",
     )
+
+
+def examples(run: Run, train_size: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """The training and the validation examples of a run, standardised as its network does."""
+    _, data = run.load()
+    module = DataModule(data, batch_size=128, val_size=5000, train_size=train_size, seed=run.seed)
+    module.setup("fit")
+    split = (module.train, module.val)
+    return [(((x - module.mean) / module.std).numpy(), y.numpy()) for x, y in split]
 
 
 def problem(cfg: Any, *, activation: str, loss: str, seed: int) -> tuple[Network, Floats, Any]:
@@ -289,12 +287,12 @@ def torch_gradient(other: MLP, x: Floats, y: NDArray[Any]) -> Floats:
     if z.shape[1] == 1:
         labels = labels.double()  # or PyTorch takes the mean in float32
     mean_loss(z, labels).backward()
-    return flat(other, lambda parameter: parameter.grad)
+    return flat(parameter.grad for parameter in other.parameters())
 
 
-def flat(other: MLP, of: Callable[[torch.nn.Parameter], Any]) -> Floats:
-    """What `of` finds for each parameter, in the order of the network in NumPy."""
-    return np.concatenate([of(p).detach().numpy().T.ravel() for p in other.parameters()])
+def flat(tensors: Iterable[Any]) -> Floats:
+    """Tensors of the parameters' shapes, in the order of the network in NumPy."""
+    return np.concatenate([tensor.detach().numpy().T.ravel() for tensor in tensors])
 
 
 def parts(network: Network) -> list[NDArray[Any]]:

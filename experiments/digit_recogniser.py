@@ -6,11 +6,15 @@ here, once for each seed, and nothing is chosen by them. What is left wrong is m
 would hesitate over, too.
 """
 
+from perceptrail.studies import Study, check, execute, of, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 import numpy as np
 
 from perceptrail import charts, figures
 from perceptrail.prediction import judge
-from perceptrail.studies import Study, execute, of, percent, verdict
 
 
 def main(study: Study) -> None:

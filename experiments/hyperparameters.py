@@ -10,6 +10,11 @@ Few digits and few epochs keep 170 trainings affordable. More of both would move
 somewhat: slow learning rates and large batches would catch up.
 """
 
+from perceptrail.studies import Run, Study, check, execute, of, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -24,7 +29,6 @@ from perceptrail.charts import mean_sd
 from perceptrail.data.sets import Part
 from perceptrail.model import MLP
 from perceptrail.prediction import judge, mean_loss
-from perceptrail.studies import Run, Study, execute, of, percent, verdict
 
 POINT = 0.01  # of accuracy: what differs by less is taken as equal
 RELAPSE = 0.1  # nats of validation loss lost again: more is called unstable
@@ -75,10 +79,12 @@ def main(study: Study) -> None:
             continue
         x, log_x = AXES[name]
         series = {
-            part: (list(some), [[100 * v for v in values] for values in some.values()])
+            part: (list(some), list(some.values()))
             for part, some in (("training", fitted[name]), ("validation", by))
         }
-        figure = charts.lines({"": series}, title=title, x=x, y="accuracy (%)", log_x=log_x)
+        figure = charts.lines(
+            {"": series}, title=title, x=x, y="accuracy (%)", log_x=log_x, percent=True
+        )
         study.figure(name.replace(" ", "_"), figure, shown)
 
     learning_rate(study, done["learning rate"])

@@ -6,6 +6,11 @@ that was wrong. Where some line parts the two classes, the rule finds one; where
 round in circles. Of the functions of two bits, all but two can be parted.
 """
 
+from perceptrail.studies import Study, check, execute, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -18,7 +23,6 @@ from numpy.typing import NDArray
 from perceptrail import charts
 from perceptrail.drawing import BLUE, INK, MEDIUM, SHADE, SMALL, VERMILION, panel, sheet
 from perceptrail.scratch.perceptron import Epoch, Perceptron
-from perceptrail.studies import Study, execute, verdict
 
 CORNERS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 PARTED = {"AND": (0, 0, 0, 1), "OR": (0, 1, 1, 1), "NAND": (1, 1, 1, 0)}

@@ -11,6 +11,11 @@ on validation and on training digits, both without dropout. Whether a smaller ga
 digits read correctly is another question, and gets its own figure.
 """
 
+from perceptrail.studies import Run, Study, check, execute, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 from collections.abc import Sequence
 
 import torch
@@ -21,13 +26,9 @@ from perceptrail.callbacks import BEST, LAST
 from perceptrail.charts import mean_sd
 from perceptrail.model import MLP
 from perceptrail.prediction import judge
-from perceptrail.studies import Run, Study, execute, percent, verdict
 
 NONE, EARLY = "none", "early stopping"
-HALVED, LESS = (
-    0.5,
-    0.1,
-)  # shares of the gap that a method must close to prevent overfitting, or help
+HALVED, LESS = 0.5, 0.1  # of the gap: what closes so much prevents overfitting, or helps
 POINT = 0.01  # of accuracy: more is no regularization but harm
 Values = dict[str, list[float]]
 

@@ -6,6 +6,11 @@ and gives up early on trials that fall behind. Its winner was the best of many o
 data, and so is partly lucky: it is trained again with other seeds, beside the default.
 """
 
+from perceptrail.studies import ROOT, Study, check, execute, of, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 import csv
 import subprocess
 import sys
@@ -13,7 +18,6 @@ import sys
 import optuna
 
 from perceptrail import charts
-from perceptrail.studies import ROOT, Study, execute, of, percent
 
 
 def main(study: Study) -> None:
@@ -88,11 +92,7 @@ def main(study: Study) -> None:
     wins = sum(w > d for w, d in zip(accuracy["winner"], accuracy["default"], strict=True))
     study.claim(
         "Experimentation finds a better architecture",
-        "holds"
-        if wins == cfg.seeds
-        else "holds with a limit"
-        if gain > 0
-        else "does not hold here",
+        verdict(wins == cfg.seeds, partly=gain > 0),
         f"{percent(accuracy['winner'])} against {percent(accuracy['default'])}; better with {wins} "
         f"of {cfg.seeds} seeds",
     )

@@ -12,8 +12,13 @@ Networks for text and for sequences, and convolutions for images, are beyond thi
 sets so large that nothing else would do.
 """
 
+from perceptrail.studies import Study, check, execute, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -21,7 +26,6 @@ from perceptrail import charts
 from perceptrail.baselines import PEERS, Fitted, fit, same_split
 from perceptrail.charts import mean_sd
 from perceptrail.prediction import judge
-from perceptrail.studies import Study, execute, percent, verdict
 
 OURS, LINEAR, TREES = "MLP", "logistic regression", ("random forest", "boosted trees")
 OTHERS = (LINEAR, *TREES)  # all that are no networks
@@ -75,11 +79,7 @@ def main(study: Study) -> None:
         ),
         "Each dot is another split of the data into training and validation examples.",
     )
-    many = {
-        "seeds": cfg.image_seeds,
-        "epochs": cfg.image_epochs,
-        "val_size": cfg.image_val_size,
-    }
+    many = {"seeds": cfg.image_seeds, "epochs": cfg.image_epochs, "val_size": cfg.image_val_size}
     images = {
         size: compare(study, f"mnist {size}", "data=mnist", **many, train_size=size)
         for size in cfg.image_sizes
@@ -173,28 +173,36 @@ def compare(
 
 
 def draw(study: Study, images: Mapping[int, Comparison]) -> None:
-    """Accuracy, what is only memorised, and time against the size of the training set."""
-    methods = list(images[max(images)].val)
-    figures: dict[str, tuple[str, str, Callable[[Comparison, str], list[float]]]] = {
-        "images": (
-            "Accuracy by the number of images",
-            "validation accuracy (%)",
-            lambda some, method: [100 * value for value in some.val[method]],
+    """Accuracy and time against the size of the training set."""
+    methods, sizes = images[max(images)].val, list(images)
+    accuracy = {m: (sizes, [some.val[m] for some in images.values()]) for m in methods}
+    seconds = {m: (sizes, [some.seconds[m] for some in images.values()]) for m in methods}
+    shown = (
+        f"MNIST, mean ± sd of {study.cfg.image_seeds} seeds; threads: {torch.get_num_threads()}."
+    )
+    study.figure(
+        "images",
+        charts.lines(
+            {"": accuracy},
+            title="Accuracy by the number of images",
+            x="training digits",
+            y="validation accuracy (%)",
+            log_x=True,
+            percent=True,
         ),
-        "images_time": (
-            "What the training costs",
-            "training time (s)",
-            lambda some, method: some.seconds[method],
+        shown,
+    )
+    study.figure(
+        "images_time",
+        charts.lines(
+            {"": seconds},
+            title="What the training costs",
+            x="training digits",
+            y="training time (s)",
+            log_x=True,
         ),
-    }
-    for name, (title, y, values) in figures.items():
-        series = {m: (list(images), [values(some, m) for some in images.values()]) for m in methods}
-        study.figure(
-            name,
-            charts.lines({"": series}, title=title, x="training digits", y=y, log_x=True),
-            f"MNIST, mean ± sd of {study.cfg.image_seeds} seeds; threads: "
-            f"{torch.get_num_threads()}.",
-        )
+        shown,
+    )
 
 
 def against(some: Comparison, others: Sequence[str]) -> str:

@@ -7,10 +7,14 @@ the solution every time? Parity, of which XOR is the case of two bits, asks the 
 inputs.
 """
 
+from perceptrail.studies import Study, check, execute, of, percent, verdict
+
+if __name__ == "__main__":
+    check(__file__, __doc__)  # before the imports below, which take seconds
+
 from statistics import mean
 
 from perceptrail import charts
-from perceptrail.studies import Study, execute, of, percent, verdict
 
 LEARNED = 0.99  # of the validation points
 
@@ -61,10 +65,7 @@ def main(study: Study) -> None:
     )
     by = of(done, "best/val/acc")
     series = {
-        f"{bits} bits": (
-            list(cfg.parity_widths),
-            [[100 * value for value in by[bits, width]] for width in cfg.parity_widths],
-        )
+        f"{bits} bits": (cfg.parity_widths, [by[bits, width] for width in cfg.parity_widths])
         for bits in cfg.bits
     }
     study.figure(
@@ -75,6 +76,7 @@ def main(study: Study) -> None:
             x="units in the hidden layer",
             y="validation accuracy (%)",
             log_x=True,
+            percent=True,
         ),
         f"Mean ± sd of {cfg.parity_seeds} seeds after {cfg.epochs} epochs.",
     )

@@ -3,6 +3,9 @@
 import ast
 import csv
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -46,8 +49,8 @@ def test_a_study_leaves_its_files_and_nothing_else(studied):
     page = read(folder / "study.json")
     pictures = {folder / figure["file"] for figure in page["figures"]}
     expected = {folder / name for name in ("study.json", "metrics.json", "measurements.csv")}
-    left = {path for path in folder.rglob("*") if path.is_file() and path.name != ".open"}
-    assert left == expected | pictures
+    assert {path for path in folder.rglob("*") if path.is_file()} == expected | pictures
+    assert [path.name for path in folder.parent.iterdir()] == ["xor"]
     for picture in pictures:
         with Image.open(picture) as opened:
             assert min(opened.size) > 100
@@ -97,6 +100,10 @@ def test_the_store_holds_the_study(studied):
     [
         ("seedz=3", "seedz: must be one of size, seeds, launcher"),
         ("size=huge", "size=huge: must be one of full, quick"),
+        ("seeds=many", "seeds=many: must be a whole number above 0"),
+        ("seeds=0", "seeds=0: must be a whole number above 0"),
+        ("widths=3", "widths=3: must be a list"),
+        ("seeds=[1", "seeds=[1: must be key=value"),
     ],
 )
 def test_a_mistyped_key_is_said_and_nothing_is_run(tmp_path, argument, said):
@@ -106,6 +113,102 @@ def test_a_mistyped_key_is_said_and_nothing_is_run(tmp_path, argument, said):
     assert ended.output.startswith(said)
     assert len(ended.output.splitlines()) == 1
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("argument", ["--help", "sieze=quick"])
+@pytest.mark.parametrize("study", STUDIES)
+def test_light_answers_import_nothing_heavy(study, argument):
+    program = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{study}.py', '{argument}']\n"
+        "try:\n"
+        f"    runpy.run_path({str(ROOT / 'experiments' / study) + '.py'!r}, run_name='__main__')\n"
+        "finally:\n"
+        "    heavy = {'torch', 'mlflow', 'pytorch_lightning', 'sklearn', 'matplotlib', 'optuna'}\n"
+        "    print(sorted({*heavy, 'scipy'} & set(sys.modules)))\n"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.stdout.splitlines()[-1] == "[]"
+    if argument == "--help":
+        assert ended.returncode == 0
+        assert "\nseeds: " in ended.stdout
+    else:
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("sieze: must be one of size, seeds")
+
+
+# A study without trainings, which ends as its line says.
+ENDING = """
+import os, signal
+from pathlib import Path
+from matplotlib.figure import Figure
+from perceptrail.studies import ROOT, execute
+
+rename = Path.rename
+
+def no_second(path, target):
+    if path.name == ".xor-new":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(path, target)
+
+def main(study):
+    study.note("part", value=study.cfg.seeds)
+    study.figure("empty", Figure(), str(study.cfg.seeds))
+    {line}
+
+__file__, __doc__ = str(ROOT / "experiments" / "xor.py"), "Why?"
+execute(main)
+"""
+ENDS = {
+    "finished": "pass",
+    "failed": "raise RuntimeError('no more')",
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "killed between the renames": "Path.rename = no_second",
+    "failed as it closed": "study._page['claims'] = {0j}",
+}
+
+
+def end(how, seeds, *, cwd, uri="null"):
+    (cwd / "ending.py").write_text(ENDING.format(line=ENDS[how]))
+    script = str(cwd / "ending.py")
+    return Command(script, f"seeds={seeds}", f"tracking.uri={uri}", cwd=cwd).wait()
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [how for how in ENDS if how != "finished"])
+def test_earlier_results_stay_until_new_ones_are_complete(tmp_path, how):
+    folder = tmp_path / "results" / "xor"
+    assert end("finished", 1, cwd=tmp_path).code == 0
+    earlier = contents(folder)
+    assert len(earlier) == 4
+    ended = end(how, 2, cwd=tmp_path)
+    assert ended.code == (-signal.SIGKILL if how.startswith("killed") else 1), ended.output
+    if how == "killed between the renames":
+        assert not folder.exists()
+        assert end("failed", 3, cwd=tmp_path).code == 1  # and mends it
+    assert contents(folder) == earlier
+    assert end("finished", 4, cwd=tmp_path).code == 0
+    assert read(folder / "study.json")["config"]["seeds"] == 4
+    assert [path.name for path in folder.parent.iterdir()] == ["xor"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["failed", "failed as it closed"])
+def test_the_store_says_that_a_study_failed(tmp_path, how):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    end(how, 1, cwd=tmp_path, uri=uri)
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("studies")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert found.info.status == "FAILED"
+    assert found.data.tags["mlflow.note.content"].startswith("FAILED: ")
 
 
 DIVERGING = """

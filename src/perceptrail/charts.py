@@ -26,13 +26,20 @@ Function = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def lines(
-    panels: Mapping[str, Series], *, title: str, x: str, y: str, log_x: bool = False
+    panels: Mapping[str, Series],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    log_x: bool = False,
+    percent: bool = False,
 ) -> Figure:
     """Means in bands of ± one standard deviation, a panel for each group of series.
 
     A series is (x [n], values [n][seeds]), of whose values some may be NaN. `x` and `y` name the
-    axes with their units.
+    axes with their units; `percent` draws shares in percent.
     """
+    factor = 100 if percent else 1
     width, height = 3.9 if len(panels) > 1 else 5.4, 3.0
     columns = len(panels) if len(panels) < 4 else -(-len(panels) // 2)
     rows = -(-len(panels) // columns)
@@ -55,7 +62,7 @@ def lines(
                 "marker": nth(MARKERS, k + k // len(COLOURS)),
                 "label": name,
             }
-            line(axes, np.array(at, float), np.array(mean), np.array(sd), **style)
+            line(axes, np.array(at, float), factor * np.array(mean), factor * np.array(sd), **style)
         if log_x:
             axes.set_xscale("log")
             ticks = sorted({value for at, _ in series.values() for value in at})

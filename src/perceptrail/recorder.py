@@ -8,10 +8,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from perceptrail.errors import UserError
 
@@ -79,6 +80,17 @@ class RunLog:
         if self._line is not None:
             return self._line.call(method, self.run_id, *args, **kwargs)
         return None
+
+    @contextmanager
+    def closing(self) -> Iterator[Self]:
+        """End the run as what happens inside ends: FINISHED, FAILED by an error, else KILLED."""
+        try:
+            yield self
+        except BaseException as error:
+            status = "FAILED" if isinstance(error, Exception) else "KILLED"
+            self.call("close_run", status=status, note=f"{status}: {error}")
+            raise
+        self.call("close_run", status="FINISHED")
 
 
 class LateLog(RunLog):

@@ -3,6 +3,8 @@
 A study is a file in `experiments/` with a function that takes a `Study`, and its sizes and seeds in
 `conf/study/`. It leaves a folder `results/NAME`: `study.json` (question, claims and verdicts,
 figures), `metrics.json`, `measurements.csv`, pictures; and one MLflow run.
+
+This module imports nothing that takes long, so that a study can look at its arguments first.
 """
 
 import csv
@@ -16,7 +18,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 from uuid import uuid4
 
 from hydra import version
@@ -28,18 +30,21 @@ from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext, RunMode
-from matplotlib.figure import Figure
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from perceptrail import recorder, runs
 from perceptrail.build import dataset
-from perceptrail.charts import mean_sd
 from perceptrail.command import errors_for_people
-from perceptrail.data.sets import Dataset
 from perceptrail.errors import UserError, did_you_mean
-from perceptrail.model import MLP
 from perceptrail.recorder import RunLog
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from perceptrail.data.sets import Dataset
+    from perceptrail.model import MLP
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
@@ -75,8 +80,10 @@ class Run:
         with (self.folder / "history.csv").open() as file:
             return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
 
-    def load(self) -> tuple[MLP, Dataset]:
+    def load(self) -> "tuple[MLP, Dataset]":
         """Its best network, and the data set that it was trained on."""
+        from perceptrail.model import MLP  # imports PyTorch
+
         stored = OmegaConf.load(self.folder / ".hydra" / "config.yaml")
         assert isinstance(stored, DictConfig)
         return MLP.load(self.folder / runs.MODEL)[0], dataset(stored)
@@ -84,13 +91,20 @@ class Run:
 
 @final
 class Study:
-    """One run of a study: its configuration `cfg`, and the folder that it fills."""
+    """One run of a study: its configuration `cfg`, and the folder that it replaces when it closes.
+
+    Until then the folder holds what an earlier run left, whatever becomes of this one.
+    """
 
     def __init__(self, name: str, cfg: DictConfig, *, page: str, code: Path) -> None:
         self.cfg, self.name = cfg, name
         self.folder = Path(cfg.results) / name
-        self.runs = self.folder / "runs"
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._new, self._old = (self.folder.with_name(f".{name}-{age}") for age in ("new", "old"))
+        self.runs = self._new / "runs"
+        if self._old.exists() and not self.folder.exists():  # killed in the midst of `_replace`
+            self._old.rename(self.folder)
+        shutil.rmtree(self._old, ignore_errors=True)
+        shutil.rmtree(self._new, ignore_errors=True)
         self.runs.mkdir(parents=True)
         question, _, text = page.strip().partition("\n")
         sizes = {key: value for key, value in cfg.items() if key not in ("results", "tracking")}
@@ -151,15 +165,17 @@ class Study:
         if isinstance(values, int | float):
             self._metrics[name] = float(values)
             return float(values)
+        from perceptrail.charts import mean_sd  # imports matplotlib
+
         mean, sd = mean_sd(values)
         self._metrics |= {name: mean, f"{name} sd": sd}
         return mean
 
-    def figure(self, name: str, figure: Figure, caption: str) -> None:
+    def figure(self, name: str, figure: "Figure", caption: str) -> None:
         """Keep a figure."""
         file = f"figures/{name}.png"
-        (self.folder / file).parent.mkdir(exist_ok=True)
-        figure.savefig(self.folder / file, dpi=DPI, metadata={"Software": None})
+        (self._new / file).parent.mkdir(exist_ok=True)
+        figure.savefig(self._new / file, dpi=DPI, metadata={"Software": None})
         self._page["figures"].append({"file": file, "caption": caption})
 
     def claim(self, text: str, verdict: Verdict, evidence: str) -> None:
@@ -168,18 +184,28 @@ class Study:
         print(f"  {text}\n    {verdict}: {evidence}", flush=True)
 
     def close(self) -> list[Path]:
-        """Write what was gathered and return the files; the runs' own folders are removed."""
-        shutil.rmtree(self.runs)
+        """Write what was gathered, in place of earlier results, and return the files.
+
+        The runs' own folders are removed.
+        """
         if self._rows:
             names = list(dict.fromkeys(name for row in self._rows for name in row))
-            with (self.folder / "measurements.csv").open("w", newline="") as file:
+            with (self._new / "measurements.csv").open("w", newline="") as file:
                 table = csv.DictWriter(file, names)
                 table.writeheader()
                 table.writerows(self._rows)
         numbers = {k: v if math.isfinite(v) else None for k, v in self._metrics.items()}
-        (self.folder / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
-        (self.folder / "study.json").write_text(json.dumps(self._page, indent=2) + "\n")
+        (self._new / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n")
+        (self._new / "study.json").write_text(json.dumps(self._page, indent=2) + "\n")
+        shutil.rmtree(self.runs)
+        self._replace()
         return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
+    def _replace(self) -> None:
+        if self.folder.exists():
+            self.folder.rename(self._old)
+        self._new.rename(self.folder)
+        shutil.rmtree(self._old, ignore_errors=True)
 
 
 def of(done: Iterable[Run], metric: str) -> dict[Any, list[float]]:
@@ -197,31 +223,42 @@ def verdict(holds: bool, *, partly: bool = False) -> Verdict:
 
 def percent(values: Sequence[float]) -> str:
     """Mean ± standard deviation of shares, in percent."""
+    from perceptrail.charts import mean_sd  # imports matplotlib
+
     mean, sd = mean_sd(values)
     return f"{mean:.1%} ± {sd:.1%}" if len(values) > 1 else f"{mean:.1%}"
 
 
+def check(file: str, page: str) -> DictConfig:
+    """The configuration that the arguments of the study in `file` ask for.
+
+    Ends the program where they ask for help, or for what there is not. A study calls it before its
+    imports, which take seconds.
+    """
+    name = Path(file).stem
+    if {"-h", "--help"} & set(sys.argv):
+        print(f"{page}\nValues (key=value); size=quick for a first look\n")
+        print(OmegaConf.to_yaml(_config(name, [])))
+        sys.exit()
+    try:
+        return _config(name, sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))
+
+
 def execute(main: Callable[[Study], None]) -> None:
     """Run a study as a command: `python experiments/NAME.py [size=quick] [key=value ...]`."""
-    code = Path(main.__globals__["__file__"]).absolute()
-    name, page = code.stem, str(main.__globals__["__doc__"])
+    file, page = (str(main.__globals__[key]) for key in ("__file__", "__doc__"))
+    code = Path(file).absolute()
+    cfg = check(file, page)
     with errors_for_people(CONF):
-        if {"-h", "--help"} & set(sys.argv):
-            print(f"{page}\nValues (key=value); size=quick for a first look\n")
-            print(OmegaConf.to_yaml(_config(name, [])))
-            return
-        cfg = _config(name, sys.argv[1:])
-        study = Study(name, cfg, page=page, code=code)
-        log, close = _record(study)
-        try:
+        study = Study(code.stem, cfg, page=page, code=code)
+        with _record(study).closing() as log:
             main(study)
-        except BaseException as error:
-            close("FAILED" if isinstance(error, Exception) else "KILLED")
-            raise
-        files = study.close()
-        log.post("log_metrics", {k: v for k, v in study._metrics.items() if math.isfinite(v)})
-        log.post("log_files", [str(path) for path in files])
-        close("FINISHED")
+            files = study.close()
+            finite = {k: v for k, v in study._metrics.items() if math.isfinite(v)}
+            log.post("log_metrics", finite)
+            log.post("log_files", [str(path) for path in files])
         print(f"\n{len(files)} files in {runs.shown(study.folder)}")
 
 
@@ -230,27 +267,43 @@ def _config(name: str, overrides: Sequence[str]) -> DictConfig:
     assert isinstance(own, DictConfig)
     quick = own.pop("quick", {})
     cfg = OmegaConf.merge(common, own)
+    assert isinstance(cfg, DictConfig)
     OmegaConf.set_struct(cfg, True)
     try:
         given = OmegaConf.from_dotlist(list(overrides))
         size = given.get("size", cfg.size)
-        cfg = OmegaConf.merge(cfg, quick if size == "quick" else {}, given)
+        _check_kinds(given, cfg)
+        merged = OmegaConf.merge(cfg, quick if size == "quick" else {}, given)
+    except YAMLError:
+        raise UserError(f"{' '.join(overrides)}: must be key=value, each value in YAML") from None
     except OmegaConfBaseException as error:
         key = str(error.full_key or overrides)
         hint = did_you_mean(key, [str(k) for k in cfg])
         raise UserError(f"{key}: must be one of {', '.join(map(str, cfg))}{hint}") from None
     if size not in ("full", "quick"):
         raise UserError(f"size={size}: must be one of full, quick")
-    assert isinstance(cfg, DictConfig)
-    return cfg
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
-def _record(study: Study) -> tuple[RunLog, Callable[[str], None]]:
-    """The study's MLflow run and what ends it."""
+def _check_kinds(given: DictConfig, known: DictConfig) -> None:
+    """Raise `UserError` for a value of another kind than the one that it replaces."""
+    for key, value in given.items():
+        name, usual = str(key), known[key]
+        if isinstance(usual, int) and not (type(value) is int and value > 0):
+            raise UserError(f"{name}={value}: must be a whole number above 0, such as {usual}")
+        if isinstance(usual, float) and type(value) not in (int, float):
+            raise UserError(f"{name}={value}: must be a number, such as {usual}")
+        if isinstance(usual, ListConfig) and not isinstance(value, ListConfig):
+            raise UserError(f"{name}={value}: must be a list, such as {usual}")
+
+
+def _record(study: Study) -> RunLog:
+    """Begin the study's MLflow run."""
     tracking = study.cfg.tracking
     if tracking.uri is None:
-        return RunLog(None, None), lambda status: None
-    from perceptrail.provenance import flat, origin
+        return RunLog(None, None)
+    from perceptrail.provenance import flat, origin  # imports PyTorch
 
     line = recorder.connect(tracking.uri, tracking.experiment)
     tags, texts = origin()
@@ -265,7 +318,7 @@ def _record(study: Study) -> tuple[RunLog, Callable[[str], None]]:
     log = RunLog(line, run_id)
     log.post("log_params", flat(study.cfg))
     log.post("log_texts", texts)
-    return log, lambda status: log.call("close_run", status=status)
+    return log
 
 
 def launch(jobs: Sequence[Sequence[str]], *, folder: Path, launcher: str) -> Sequence[JobReturn]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import DTypeLike
 
-from perceptrail.activations import ACTIVATIONS
+from perceptrail.activations import ACTIVATIONS, Activation
 from perceptrail.errors import UserError, did_you_mean
 from perceptrail.scratch.losses import LOSSES, Array, Labels
 from perceptrail.scratch.optimizers import Optimizer
@@ -16,8 +16,9 @@ class Network:
     """Layers z = aW + b, with a = m ⊙ f(z) between them; a₀ = x goes in, the last z comes out.
 
     `widths` are those of the inputs, of every hidden layer and of the outputs. f is `activation`,
-    m a mask of inverted dropout: 0 with probability `dropout`, else 1/(1 - dropout), so that a's
-    mean stays. To the loss is added l2/2 Σ W², of the weights and not of the biases.
+    by its name or itself; m a mask of inverted dropout: 0 with probability `dropout`, else
+    1/(1 - dropout), so that a's mean stays. To the loss is added l2/2 Σ W², of the weights and not
+    of the biases.
 
     All parameters lie in one vector `theta`; `layers` holds W [fan_in, fan_out] and b [fan_out] of
     each layer as views into it. W starts as normal numbers of variance gain²/fan_in (He et al.
@@ -29,7 +30,7 @@ class Network:
         self,
         widths: Sequence[int],
         *,
-        activation: str = "relu",
+        activation: str | Activation = "relu",
         loss: str = "cross_entropy",
         dropout: float = 0.0,
         l2: float = 0.0,
@@ -37,7 +38,9 @@ class Network:
         dtype: DTypeLike = np.float64,
     ) -> None:
         self.widths = tuple(widths)
-        self._f = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+        if isinstance(activation, str):
+            activation = ACTIVATIONS[_known("activation", activation, ACTIVATIONS)]
+        self._f = activation
         self._loss = LOSSES[_known("loss", loss, LOSSES)]
         self.dropout, self.l2 = dropout, l2
         self.theta: Array = np.zeros(sum((m + 1) * n for m, n in pairwise(widths)), dtype)

@@ -1,0 +1,56 @@
+"""How a run ends in the store: as what happens inside ends."""
+
+import pytest
+
+from perceptrail.recorder import LateLog, RunLog
+
+
+class Line:
+    """A recorder that keeps what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def post(self, method, *args, **kwargs):
+        """Keep a call."""
+        self.told.append((method, args, kwargs))
+
+    call = post
+
+
+def test_a_run_is_finished():
+    line = Line()
+    with RunLog(line, "id").closing() as log:
+        log.post("log_params", {"a": 1})
+    assert line.told == [
+        ("log_params", ("id", {"a": 1}), {}),
+        ("close_run", ("id",), {"status": "FINISHED"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ValueError("why"), "FAILED"), (KeyboardInterrupt("why"), "KILLED"), (SystemExit(), "KILLED")],
+)
+def test_an_error_ends_the_run_and_goes_on(error, status):
+    line = Line()
+    with pytest.raises(type(error)) as raised, RunLog(line, "id").closing():
+        raise error
+    assert raised.value is error
+    assert line.told == [("close_run", ("id",), {"status": status, "note": f"{status}: {error}"})]
+
+
+def test_a_late_log_tells_all_when_it_is_closed():
+    line = Line()
+    with LateLog(line, "id").closing() as log:
+        log.post("log_params", {"a": 1})
+        assert line.told == []
+    assert line.told == [
+        ("log_all", ("id", [("log_params", ({"a": 1},), {})]), {}),
+        ("close_run", ("id",), {"status": "FINISHED"}),
+    ]
+
+
+def test_without_a_store_nothing_is_told():
+    with RunLog(None, None).closing() as log:
+        log.post("log_params", {"a": 1})
