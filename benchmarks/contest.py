@@ -12,11 +12,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from benchmarks.task import DATA, ROOT, SEED, Task
-
-Row = dict[str, Any]  # of results: what was measured, and of what
 
 
 class Epoch(NamedTuple):
@@ -30,7 +28,7 @@ class Epoch(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Seconds of a whole process, and its peak memory in MiB, that of its own children aside."""
+    """Seconds of a whole process, and its peak memory in MiB, or that of a child that had more."""
 
     seconds: float
     memory: float
@@ -74,6 +72,26 @@ class Peer:
         return usage
 
 
+class Peers:
+    """Peers by name, each started at its first task: importing takes a processor."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, Peer] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for peer in self._peers.values():
+            peer.close()
+
+    def train(self, name: str, task: Task) -> list[Epoch]:
+        """As `Peer.train`."""
+        if name not in self._peers:
+            self._peers[name] = Peer(name)
+        return self._peers[name].train(task)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run of `train.py`: its epochs, its process, its metrics.json, and what a callback wrote."""
@@ -82,6 +100,20 @@ class Run:
     usage: Usage
     metrics: dict[str, Any]
     noted: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """A multirun: its folder, its process, the metrics.json of each job that has come to one."""
+
+    folder: Path
+    usage: Usage
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Of all jobs, by number."""
+        files = sorted(self.folder.glob("*/metrics.json"), key=lambda file: int(file.parent.name))
+        return [json.loads(file.read_text()) for file in files]
 
 
 @dataclass(frozen=True)
@@ -102,32 +134,49 @@ class Lab:
         added = [f"_target_=benchmarks.rival.{callback}", f"path={notes}"] if callback else []
         command = self.command("train.py", f"hydra.run.dir={run}", "trainer=cpu", *overrides)
         command += [f"+callbacks.noted.{argument}" for argument in added]
-        watched, terminal = pty.openpty()  # a bar is drawn on a terminal alone
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=terminal,
-        )
-        os.close(terminal)
-        usage = _wait(process, started, _Reader(watched))
+        usage = self._done(command)
         metrics = json.loads((run / "metrics.json").read_text())
         with (run / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         noted = notes.read_text().splitlines() if callback else []
         return Run(_epochs(rows, metrics), usage, metrics, [json.loads(line) for line in noted])
 
+    def multirun(self, *overrides: str) -> Jobs:
+        """Run `train.py -m`, without figures, and with one thread a process."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        given = (f"hydra.sweep.dir={folder}", "trainer=cpu", "figures=false", *overrides)
+        usage = self._done(self.command("train.py", "-m", *given), OMP_NUM_THREADS="1")
+        return Jobs(folder, usage)
 
-def overrides(task: Task) -> list[str]:
-    """The task as arguments of `train.py`."""
+    def _done(self, command: Sequence[str], **environment: str) -> Usage:
+        watched, terminal = pty.openpty()  # a bar is drawn on a terminal alone
+        started = time.perf_counter()
+        process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        return _wait(process, started, _Reader(watched))
+
+
+def seeds(count: int) -> str:
+    """So many jobs, by their seeds."""
+    return "seed=" + ",".join(map(str, range(SEED, SEED + count)))
+
+
+def overrides(task: Task, *, jobs: int = 1) -> list[str]:
+    """The task as arguments of `train.py`; of its ends, `seconds` is not among them."""
+    stop = ("monitor=val/acc", "mode=max", f"stopping_threshold={task.target}")
+    stops = [f"++callbacks.early_stopping.{given}" for given in stop]
     return [
-        *(f"seed={SEED}", f"data.dir={DATA}", f"data.train_size={task.images}"),
+        *(seeds(jobs), f"data.dir={DATA}", f"data.train_size={task.images}"),
         *(f"data.batch_size={task.batch}", f"model.hidden={list(task.hidden)}"),
         *(f"model.dropout={task.dropout}", "schedule=constant"),
-        *("optimizer=adam", f"optimizer.lr={task.rate}"),
-        *(f"trainer.max_epochs={task.epochs}", "callbacks.early_stopping=null"),
+        *("optimizer=adam", f"optimizer.lr={task.rate}", f"trainer.max_epochs={task.epochs}"),
+        *(stops if task.target < 1 else ["callbacks.early_stopping=null"]),
     ]
 
 

@@ -2,16 +2,17 @@
 
 from dataclasses import replace
 
-from benchmarks.contest import Lab, Row
-from benchmarks.speed import contest, draw, show
-from benchmarks.task import Task
+from benchmarks.contest import Lab, Peers
+from benchmarks.speed import CHECKED, contest, draw, show
+from benchmarks.table import Row
 
 __all__ = ["draw", "measure", "show"]
 
-TASK = Task(hidden=(256, 128), dropout=0.2, images=30_720, epochs=3)
+TASK = replace(CHECKED, dropout=0.2)
 
 
-def measure(lab: Lab, *, rounds: int, quick: bool) -> list[Row]:
+def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
     """As `speed` measures, of what has dropout."""
     task = replace(TASK, images=10_240, epochs=2) if quick else TASK
-    return contest(lab, {task: ["Lightning template"]}, rounds=rounds)
+    with Peers() as peers:
+        return contest(lab, peers, task, {"Lightning template": task})

@@ -1,14 +1,15 @@
-"""How time and memory grow with the rows of the data, and with a network's width and depth."""
+"""How time and memory grow with the data, with a network's width and depth, and with networks
+trained as one.
+"""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import numpy as np
-from benchmarks.contest import Lab, Row, overrides
-from benchmarks.table import spread, table
+from benchmarks.contest import Lab, Usage, overrides
+from benchmarks.table import Lines, Row, summary
 from benchmarks.task import DATA, Task
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -18,55 +19,49 @@ from perceptrail.data import idx
 
 # Rows and the side of an image: 6 million of 28x28 would be 19 GB of numbers.
 DATA_SIZES = ((60_000, 28), (600_000, 28), (60_000, 7), (600_000, 7), (6_000_000, 7))
-NETWORKS: Mapping[str, Mapping[int, tuple[int, ...]]] = {
-    "width of one hidden layer": {width: (width,) for width in (16, 64, 256, 1024, 2048)},
-    "hidden layers of 256": {depth: (256,) * depth for depth in (1, 2, 4, 8, 16)},
-}
-EPOCHS = 2  # on the data
-SPEED, MEMORY = "samples_per_second", "MiB"
+WIDTHS, DEPTHS, MEMBERS = (64, 256, 1024, 2048), (1, 4, 16), (1, 4, 16, 64)
+TASK = Task(images=10_240, epochs=3)
+TIME, MEMORY, START = "µs a row", "MiB", "seconds to the training"
 
 
-def measure(lab: Lab, *, rounds: int, quick: bool) -> list[Row]:
-    """A row for each round and size: samples a second, peak memory; for networks the ratio of the
-    hand-written loop's seconds to ours, for data the seconds up to the training and of an epoch.
+def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
+    """A row for each size: time of a row of the data in the last epoch, peak memory, and for
+    data the start-up.
     """
-    steps = [*_networks(quick=quick), *_data(quick=quick)]
-    return [{"round": turn, **step(lab)} for turn in range(1, rounds + 1) for step in steps]
+    end = 1 if quick else None
+    return [
+        *(_network(lab, "width of one layer", w, (w,)) for w in WIDTHS[:end]),
+        *(_network(lab, "layers of 256", n, (256,) * n) for n in DEPTHS[:end]),
+        *(_members(lab, count) for count in MEMBERS[:end]),
+        *(_data(lab, rows, side) for rows, side in (DATA_SIZES[2:3] if quick else DATA_SIZES)),
+    ]
 
 
-def _networks(*, quick: bool) -> Iterator[Callable[[Lab], Row]]:
-    for kind, sizes in NETWORKS.items():
-        for size, hidden in list(sizes.items())[: 1 if quick else None]:
-            task = Task(hidden=hidden, images=10_240 if quick else 20_480, epochs=3)
-            yield partial(_network, kind=kind, size=size, task=task)
+def _row(kind: str, size: int, metrics: Row, usage: Usage) -> Row:
+    time = 1e6 / metrics["train/samples_per_second"]
+    return {"growth": kind, "size": size, TIME: time, MEMORY: usage.memory}
 
 
-def _data(*, quick: bool) -> Iterator[Callable[[Lab], Row]]:
-    for count, side in DATA_SIZES[-3:-2] if quick else DATA_SIZES:
-        yield partial(_rows, count=count, side=side)
+def _network(lab: Lab, kind: str, size: int, hidden: tuple[int, ...]) -> Row:
+    run = lab.train(*overrides(replace(TASK, hidden=hidden)), "tracking=none")
+    return _row(kind, size, run.metrics, run.usage)
 
 
-def _network(lab: Lab, *, kind: str, size: int, task: Task) -> Row:
-    run = lab.train(*overrides(task), callback="Rival")
-    pairs = zip(run.epochs[1:], run.noted[1:], strict=True)
-    ratio = median(epoch.speed * note["seconds"] / task.images for epoch, note in pairs)
-    speed = median(epoch.speed for epoch in run.epochs[1:])
-    return {"kind": kind, "size": size, SPEED: speed, MEMORY: run.usage.memory, "ratio": ratio}
+def _members(lab: Lab, count: int) -> Row:
+    given = overrides(replace(TASK, hidden=(64,)), jobs=count)
+    jobs = lab.multirun(*given, "tracking=none", "hydra/launcher=fused")
+    return _row("members of 784-64-10", count, jobs.metrics[0], jobs.usage)
 
 
-def _rows(lab: Lab, *, count: int, side: int) -> Row:
+def _data(lab: Lab, rows: int, side: int) -> Row:
     with tempfile.TemporaryDirectory(dir=lab.folder) as folder:
-        _write(Path(folder), rows=count, side=side)
+        _write(Path(folder), rows=rows, side=side)
         run = lab.train(
             *("data=idx", f"data.dir={folder}", "data.val_size=5000", "data.batch_size=1024"),
-            *("model=shallow", f"trainer.max_epochs={EPOCHS}", "callbacks.early_stopping=null"),
+            *("model=shallow", "trainer.max_epochs=2", "tracking=none", "figures=false"),
         )
-    print(f"{count:,} rows of {side}x{side}: {run.usage.seconds:.1f} s", flush=True)
-    return {
-        **{"kind": f"rows of {side}x{side}", "size": count, SPEED: run.epochs[-1].speed},
-        **{MEMORY: run.usage.memory, "startup": run.metrics["time/startup_s"]},
-        "epoch": run.metrics["time/fit_s"] / EPOCHS,
-    }
+    row = _row(f"rows of {side}x{side}", rows, run.metrics, run.usage)
+    return {**row, START: run.metrics["time/startup_s"]}
 
 
 def _write(folder: Path, *, rows: int, side: int) -> None:
@@ -85,36 +80,21 @@ def _shrunk(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(shrunk, np.uint8)
 
 
-def show(rows: Sequence[Row]) -> str:
+def show(rows: Sequence[Row]) -> Lines:
     """A line for each size."""
-    heads = ["", "size", "samples/s", MEMORY, "startup (s)", "epoch (s)", "over the loop"]
-    forms = {SPEED: ",.0f", MEMORY: ",.0f", "startup": ".1f", "epoch": ".2f", "ratio": ".2f"}
-    lines = []
-    for (kind, size), mine in _by_size(rows).items():
-        columns = {key: [row[key] for row in mine if key in row] for key in forms}
-        shown = [spread(columns[key], form) if columns[key] else "" for key, form in forms.items()]
-        lines.append([kind, f"{size:,}", *shown])
-    return table(heads, *lines)
+    return summary(rows, ("growth", "size"), {TIME: ".1f", MEMORY: ",.0f", START: ".1f"})
 
 
 def draw(rows: Sequence[Row]) -> Figure:
-    """Time of a sample and memory against each size."""
-    panels: dict[str, dict[str, tuple[list[float], list[list[float]]]]] = {}
-    for (kind, size), mine in _by_size(rows).items():
-        panel = panels.setdefault(kind, {"µs a sample": ([], []), "memory (GiB)": ([], [])})
-        for name, values in zip(
-            panel,
-            ([1e6 / row[SPEED] for row in mine], [row[MEMORY] / 1024 for row in mine]),
-            strict=True,
-        ):
-            panel[name][0].append(size)
-            panel[name][1].append(values)
-    title = "Growth with the network and with the data"
-    return charts.lines(panels, title=title, x="size", y="", log_x=True)
-
-
-def _by_size(rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
-    groups: dict[tuple[str, int], list[Row]] = {}
+    """Time and memory against each size."""
+    drawn = {TIME: 1.0, "memory (GiB)": 1 / 1024}
+    series: dict[str, dict[str, dict[int, list[float]]]] = {}
     for row in rows:
-        groups.setdefault((row["kind"], row["size"]), []).append(row)
-    return groups
+        for (name, factor), value in zip(drawn.items(), (row[TIME], row[MEMORY]), strict=True):
+            curve = series.setdefault(row["growth"], {}).setdefault(name, {})
+            curve.setdefault(row["size"], []).append(factor * value)
+    curves = {
+        kind: {name: (list(of_size), list(of_size.values())) for name, of_size in panel.items()}
+        for kind, panel in series.items()
+    }
+    return charts.lines(curves, title="Growth with data and networks", x="size", y="", log_x=True)

@@ -4,59 +4,60 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import mean, median
 
-from benchmarks.contest import Lab, Peer, Row, overrides
+from benchmarks.contest import Lab, Peers, overrides
 from benchmarks.peers import LOOP, PEERS
-from benchmarks.table import spread, table
+from benchmarks.table import Lines, Row, panels, summary
 from benchmarks.task import Task
 from matplotlib.figure import Figure
 
 from perceptrail import charts
 
 US = "perceptrail"
+CHECKED = Task(hidden=(256, 128), images=15_360, epochs=3)  # where the accuracies are compared
 TASKS = [
-    Task(hidden=hidden, images=15_360, epochs=3)
-    for hidden in ((128,), (256, 128), (512, 512), (1024, 1024))
+    replace(CHECKED, hidden=(128,)),
+    CHECKED,
+    replace(CHECKED, hidden=(512, 512), images=10_240),
+    replace(CHECKED, hidden=(1024, 1024), images=5_120),
 ]
 LARGE_BATCH = replace(TASKS[2], batch=256)  # where the share of the peak has its goal
 OTHERS = [name for name in PEERS if name != LOOP]
+SLOW = ("PyTorch DataLoader", "Lightning template")
+SLICE = 5_120  # images that these two have at most, but in the first round's comparison
 PAIRED = 5  # epochs of perceptrail and of the loop, in turn
 TOLERANCE = 0.01  # between accuracies that count as equal
+RATIO = "perceptrail's speed over it"
 
 
-def measure(lab: Lab, *, rounds: int, quick: bool) -> list[Row]:
-    """A row for each round, network and contender: samples a second over the training batches
-    alone, without the first epoch; the accuracy; the ratio of perceptrail's speed to this one in
-    the same round; the share of the machine's peak.
+def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
+    """A row for each network and contender: samples a second over the training batches alone,
+    without the first epoch; the ratio of perceptrail's speed to this one in the same round; the
+    share of the machine's peak; the accuracy where all have the same to learn from.
 
     The hand-written loop has its epochs between perceptrail's, in the same process. Each other peer
     has a process a round, which is idle until it is its turn: what is compared lies within seconds.
     """
-    tasks = [replace(TASKS[0], images=10_240, epochs=2)] if quick else [*TASKS, LARGE_BATCH]
-    contenders = {task: [] if task == LARGE_BATCH else OTHERS for task in tasks}
-    return contest(lab, contenders, rounds=rounds)
-
-
-def contest(lab: Lab, contenders: Mapping[Task, Sequence[str]], *, rounds: int) -> list[Row]:
-    """The rows of perceptrail, the loop, and the peers that each task names."""
     rows: list[Row] = []
-    for turn in range(1, rounds + 1):
-        peers: dict[str, Peer] = {}  # each begins at its first turn: importing takes a processor
-        for task, others in contenders.items():
-            measured, peak = _pair(lab, task)
-            ours = measured[0]["speed"]
-            for name in others:
-                if name not in peers:
-                    peers[name] = Peer(name)
-                epochs = peers[name].train(task)
-                speed = median(epoch.speed for epoch in epochs[1:])
-                accuracy, ratio = epochs[-1].accuracy, ours / speed
-                row = {"contender": name, "speed": speed, "accuracy": accuracy, "ratio": ratio}
-                measured.append({**row, "share": speed * task.flops / peak})
-            rows += [{"round": turn, "network": task.name, **row} for row in measured]
-            print(f"round {turn}  {task.name}: {ours:,.0f} samples/s", flush=True)
-        for peer in peers.values():
-            peer.close()
-    return rows
+    with Peers() as peers:
+        for task in [replace(CHECKED, images=10_240, epochs=2)] if quick else TASKS:
+            slice_ = replace(task, images=min(task.images, SLICE))
+            whole = turn == 1 and task.name == CHECKED.name
+            given = {name: slice_ if name in SLOW and not whole else task for name in OTHERS}
+            rows += contest(lab, peers, task, given)
+        return rows if quick else rows + contest(lab, peers, LARGE_BATCH, {})
+
+
+def contest(lab: Lab, peers: Peers, task: Task, others: Mapping[str, Task]) -> list[Row]:
+    """The rows of perceptrail, the loop, and other peers, each with its own part of the data."""
+    rows, peak = _pair(lab, task)
+    ours = rows[0]["samples/s"]
+    for name, theirs in others.items():
+        epochs = peers.train(name, theirs)
+        speed = median(epoch.speed for epoch in epochs[1:])
+        row = {"contender": name, "samples/s": speed, RATIO: ours / speed}
+        learned = {"accuracy": epochs[-1].accuracy} if theirs == task else {}
+        rows.append({**row, "of peak": speed * task.flops / peak, **learned})
+    return [{"network": task.name, **row} for row in rows]
 
 
 def _pair(lab: Lab, task: Task) -> tuple[list[Row], float]:
@@ -66,67 +67,43 @@ def _pair(lab: Lab, task: Task) -> tuple[list[Row], float]:
     theirs = [task.images / note["seconds"] for note in run.noted[1:]]
     peaks = [note["peak"] / task.flops for note in run.noted[1:]]  # in samples a second
     last = task.epochs - 1  # where the others stop
-    figures = {
-        US: (ours, run.epochs[last].accuracy),
-        LOOP: (theirs, run.noted[last]["accuracy"]),
-    }
-    measured: list[Row] = [
+    rows: list[Row] = [
         {
             "contender": name,
-            "speed": median(speeds),
+            "samples/s": median(speeds),
+            "of peak": median(a / b for a, b in zip(speeds, peaks, strict=True)),
             "accuracy": accuracy,
-            "ratio": median(a / b for a, b in zip(ours, speeds, strict=True)),
-            "share": median(a / b for a, b in zip(speeds, peaks, strict=True)),
         }
-        for name, (speeds, accuracy) in figures.items()
+        for name, speeds, accuracy in (
+            (US, ours, run.epochs[last].accuracy),
+            (LOOP, theirs, run.noted[last]["accuracy"]),
+        )
     ]
-    return measured, median(peaks) * task.flops
+    rows[1][RATIO] = median(a / b for a, b in zip(ours, theirs, strict=True))
+    return rows, median(peaks) * task.flops
 
 
-def unequal(rows: Sequence[Row]) -> set[tuple[str, str]]:
-    """The networks and contenders whose mean accuracy is not that of the others."""
-    reached: dict[str, dict[str, list[float]]] = {}
+def unequal(rows: Sequence[Row]) -> set[str]:
+    """The contenders whose mean accuracy with the network `CHECKED` is not that of the others."""
+    reached: dict[str, list[float]] = {}
     for row in rows:
-        of_network = reached.setdefault(row["network"], {})
-        of_network.setdefault(row["contender"], []).append(row["accuracy"])
-    return {
-        (network, name)
-        for network, by_name in reached.items()
-        for name, values in by_name.items()
-        if abs(mean(values) - median(map(mean, by_name.values()))) > TOLERANCE
-    }
+        if row["network"] == CHECKED.name and "accuracy" in row:
+            reached.setdefault(row["contender"], []).append(row["accuracy"])
+    usual = median(map(mean, reached.values()))
+    return {name for name, values in reached.items() if abs(mean(values) - usual) > TOLERANCE}
 
 
-def show(rows: Sequence[Row]) -> str:
-    """A table a network; a contender that learned something else is not compared."""
+def show(rows: Sequence[Row]) -> Lines:
+    """A line for each network and contender; who learned something else is not compared."""
     others = unequal(rows)
-    parts = []
-    for network in dict.fromkeys(row["network"] for row in rows):
-        lines = [["contender", "samples/s", "accuracy", "perceptrail's speed over it", "of peak"]]
-        here = [row for row in rows if row["network"] == network]
-        for name in dict.fromkeys(row["contender"] for row in here):
-            mine = [row for row in here if row["contender"] == name]
-            columns = {key: [row[key] for row in mine] for key in mine[0] if key not in ("round",)}
-            ratio = "accuracy differs" if (network, name) in others else spread(columns["ratio"])
-            lines.append(
-                [
-                    name,
-                    spread(columns["speed"], ",.0f"),
-                    spread(columns["accuracy"], ".2%"),
-                    "" if name == US else ratio,
-                    spread(columns["share"], ".0%"),
-                ]
-            )
-        parts.append(f"{network}\n{table(*lines)}")
-    return "\n\n".join(parts)
+    compared = [{**row, RATIO: None} if row["contender"] in others else row for row in rows]
+    forms = {"samples/s": ",.0f", RATIO: ".2f", "of peak": ".0%", "accuracy": ".2%"}
+    return summary(compared, ("network", "contender"), forms)
 
 
 def draw(rows: Sequence[Row]) -> Figure:
     """A dot for each round."""
-    panels: dict[str, dict[str, list[float]]] = {}
     others = unequal(rows)
-    for row in rows:
-        if (row["network"], row["contender"]) not in others:
-            panel = panels.setdefault(row["network"], {})
-            panel.setdefault(row["contender"], []).append(row["speed"] / 1000)
-    return charts.dots(panels, title="Training speed by network", x="thousand samples a second")
+    compared = [row for row in rows if row["contender"] not in others]
+    speeds = panels(compared, "samples/s", of="contender", by="network")
+    return charts.dots(speeds, title="Training speed by network", x="samples a second")

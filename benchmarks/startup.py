@@ -4,8 +4,8 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from benchmarks.contest import Lab, Row
-from benchmarks.table import spread, table
+from benchmarks.contest import Lab
+from benchmarks.table import Lines, Row, panels, summary
 from benchmarks.task import DATA
 from matplotlib.figure import Figure
 
@@ -14,34 +14,29 @@ from perceptrail import charts
 BARE = "import torch, pytorch_lightning, mlflow"
 READ = f"from perceptrail.data.sets import mnist; mnist(dir={str(DATA)!r}).train()"
 # Processes of their own, each of which does a part, and the interpreter's start.
-PARTS = {
-    "python": ["-c", "pass"],
-    "import torch": ["-c", "import torch"],
-    "import torch, pytorch_lightning": ["-c", "import torch, pytorch_lightning"],
-    BARE: ["-c", BARE],
-    "read and verify MNIST": ["-c", READ],
+CODE = {
+    "python": "pass",
+    "import torch": "import torch",
+    "import torch, pytorch_lightning": "import torch, pytorch_lightning",
+    BARE: BARE,
+    "read and verify MNIST": READ,
 }
-FIRST = "first step made"
+PART, RATIO = "from the start of a process", "over the bare imports"
 
 
-def measure(lab: Lab, *, rounds: int, quick: bool) -> list[Row]:
-    """A row for each round and part: seconds from the start of the process, and that as a ratio to
-    the bare imports in the same round.
+def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
+    """A row for each part: seconds from the start of the process, and that as a ratio to the bare
+    imports in the same round.
     """
-    rows: list[Row] = []
-    commands = {name: [lab.python, *arguments] for name, arguments in PARTS.items()}
+    commands = {name: [lab.python, "-c", code] for name, code in CODE.items()}
     commands["compose the configuration"] = lab.command("train.py", "--cfg", "job")
-    for turn in range(1, rounds + 1):
-        seconds = {name: _seconds(lab, command) for name, command in commands.items()}
-        one_step = ("+trainer.limit_train_batches=1", "trainer.max_epochs=1")
-        run = lab.train(f"data.dir={DATA}", *one_step, callback="Stamps")
-        seconds |= {f"train.py: {name}": value for name, value in run.noted[0].items()}
-        seconds["train.py: one step and the end"] = run.usage.seconds
-        rows += [
-            {"round": turn, "part": part, "seconds": value, "ratio": value / seconds[BARE]}
-            for part, value in seconds.items()
-        ]
-    return rows
+    seconds = {name: _seconds(lab, command) for name, command in commands.items()}
+    one_step = ("+trainer.limit_train_batches=1", "trainer.max_epochs=1")
+    run = lab.train(f"data.dir={DATA}", *one_step, callback="Stamps")
+    seconds |= {f"train.py: {name}": value for name, value in run.noted[0].items()}
+    seconds["train.py: one step and the end"] = run.usage.seconds
+    bare = seconds[BARE]
+    return [{PART: part, "seconds": s, RATIO: s / bare} for part, s in seconds.items()]
 
 
 def _seconds(lab: Lab, command: Sequence[str]) -> float:
@@ -50,20 +45,12 @@ def _seconds(lab: Lab, command: Sequence[str]) -> float:
     return time.perf_counter() - started
 
 
-def show(rows: Sequence[Row]) -> str:
+def show(rows: Sequence[Row]) -> Lines:
     """A line for each part."""
-    lines = [["from the start of a process", "seconds", "over the bare imports"]]
-    for part in dict.fromkeys(row["part"] for row in rows):
-        columns = [
-            [row[key] for row in rows if row["part"] == part] for key in ("seconds", "ratio")
-        ]
-        lines.append([part, *map(spread, columns)])
-    return table(*lines)
+    return summary(rows, (PART,), {"seconds": ".2f", RATIO: ".2f"})
 
 
 def draw(rows: Sequence[Row]) -> Figure:
     """A dot for each round."""
-    parts: dict[str, list[float]] = {}
-    for row in rows:
-        parts.setdefault(row["part"], []).append(row["seconds"])
-    return charts.dots({"": parts}, title="Up to the first step", x="seconds from the start")
+    seconds = panels(rows, "seconds", of=PART)
+    return charts.dots(seconds, title="Up to the first step", x="seconds from the start")

@@ -1,11 +1,16 @@
 """What the benchmarks count and compare, against PyTorch's counter and perceptrail's own split."""
 
+from datetime import datetime
+
 import numpy as np
 import pytest
 import torch
 from benchmarks.loop import Loop, network
-from benchmarks.speed import TASKS, TOLERANCE, unequal
+from benchmarks.search import pace
+from benchmarks.speed import CHECKED, TASKS, TOLERANCE, unequal
+from benchmarks.table import summary
 from benchmarks.task import CLASSES, INPUTS, SEED, VALIDATION, Task, indices
+from optuna.trial import create_trial
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,5 +62,28 @@ def test_the_hand_written_loop_learns():
 
 def test_a_contender_that_learned_something_else_is_found():
     reached = {"a": 0.95, "b": 0.951, "c": 0.949, "d": 0.95 - 1.5 * TOLERANCE}
-    rows = [{"network": "n", "contender": k, "accuracy": v} for k, v in reached.items()]
-    assert unequal(rows) == {("n", "d")}
+    rows = [{"network": CHECKED.name, "contender": k, "accuracy": v} for k, v in reached.items()]
+    elsewhere = {"network": "n", "contender": "a", "accuracy": 0.5}
+    assert unequal([*rows, elsewhere, {"network": CHECKED.name, "contender": "a"}]) == {"d"}
+
+
+def test_rounds_become_a_median_with_its_spread():
+    rows = [{"who": "a", "x": x} for x in (3.0, 1.0, 2.0)]
+    rows += [{"who": "b", "x": 1.0}, {"who": "b", "x": None}, {"who": "c"}, {"who": "d", "x": 4.0}]
+    assert summary(rows, ("who",), {"x": ".1f"}) == [
+        ["who", "x"],
+        ["a", "2.0 (1.0 to 3.0)"],
+        ["b", "–"],
+        ["c", ""],
+        ["d", "4.0"],
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pace_is_that_of_all_workers_together(workers):
+    """Six seconds a trial, the first of each worker a minute."""
+    ends = [60 + 6 * (i // workers) for i in range(12)]
+    trials = [create_trial(value=0.0) for _ in ends]
+    for trial, end in zip(trials, ends, strict=True):
+        trial.datetime_complete = datetime.fromtimestamp(end)
+    assert pace(trials, workers) == 6 / workers

@@ -164,13 +164,13 @@ def _standing(run: Mapping[str, Any]) -> list[str]:
 
 
 def _benchmark(path: Path) -> dict[str, Any]:
-    """A file of `benchmarks/results`: its rows, averaged over the rounds, and its picture."""
+    """A file of `benchmarks/results`: its table, else its rows averaged, and its picture."""
     stored = json.loads(path.read_text())
     picture = path.with_suffix(".png")
-    rows = stored.get("rows", [])
+    heads, *lines = stored.get("table") or [[]]
     return {
         "name": path.stem,
-        "table": averaged(rows),
+        "table": Table(heads, lines) if heads else averaged(stored.get("rows", [])),
         "rounds": stored.get("rounds", 1),
         "machine": stored.get("machine", ""),
         "picture": _picture(picture, caption="", dots=150) if picture.is_file() else None,
