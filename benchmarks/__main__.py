@@ -31,6 +31,7 @@ PARTS = {
     "overhead": 3,
     "workers": 3,
     "pruning": 3,
+    "recipes": 3,
 }  # and their rounds
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "scikit-learn", "skorch", "keras", "jax")
 

@@ -190,16 +190,14 @@ def test_measures_of_the_same_variants_share_a_table():
     assert shared == tables.Table(["", "a", "b"], [["x", "1", "3"], ["y", "2", "4"]])
 
 
-def test_rounds_of_a_benchmark_are_averaged(tmp_path, results):
-    rows = [
-        {"round": n, "contender": who, "speed": speed, "note": None}
-        for who, speeds in {"ours": (100, 104), "theirs": (10, 10)}.items()
-        for n, speed in enumerate(speeds)
-    ]
+def test_a_benchmark_is_shown_as_it_was_stored(tmp_path, results):
+    table = [["contender", "speed"], ["ours", "102 (100 to 104)"], ["theirs", "10 (10 to 10)"]]
+    stored = {"rounds": 2, "machine": "two cores", "table": table, "rows": []}
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "speed.json").write_text(json.dumps({"rounds": 2, "rows": rows}))
+    (tmp_path / "bench" / "speed.json").write_text(json.dumps(stored))
     page = Page(write(tmp_path, benchmarks=tmp_path / "bench"))
-    assert "ours 102.0 ± 2.8 theirs 10 ± 0" in page.text
+    assert "Speed, 2 rounds, two cores" in page.text
+    assert "ours 102 (100 to 104) theirs 10 (10 to 10)" in page.text
 
 
 def test_digests_tell_the_published_bytes_from_others(tmp_path, results, mnist_dir):

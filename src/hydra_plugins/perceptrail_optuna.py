@@ -42,7 +42,7 @@ PRUNERS: dict[str, dict[str, Any]] = {
     "none": {"_target_": f"{_OPTUNA}.NopPruner"},
     "median": _MEDIAN,
     "percentile": {"_target_": f"{_OPTUNA}.PercentilePruner", "percentile": 25.0},
-    "successive_halving": {"_target_": f"{_OPTUNA}.SuccessiveHalvingPruner"},
+    "successive_halving": {"_target_": f"{_OPTUNA}.SuccessiveHalvingPruner", "min_resource": 1},
     "hyperband": {"_target_": f"{_OPTUNA}.HyperbandPruner"},
     "wilcoxon": {"_target_": f"{_OPTUNA}.WilcoxonPruner"},
     "patient": {"_target_": f"{_OPTUNA}.PatientPruner", "wrapped_pruner": _MEDIAN, "patience": 2},

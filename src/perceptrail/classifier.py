@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from perceptrail.data.module import Batch, Chunks
 from perceptrail.model import MLP
 from perceptrail.prediction import example_losses, labels, mean_loss
+from perceptrail.stepping import Step
 
 # A function of progress in [0, 1] -> factor of the rate, or a partial of a torch scheduler class.
 Schedule = partial[Any]
@@ -59,6 +60,7 @@ class Classifier(pl.LightningModule):
         self.step_losses: list[Tensor] = []  # of this epoch, for every step a scalar
         self._step_sizes: list[int] = []
         self._steps_per_epoch = 0
+        self._step: Step | None = None
         self._sums: Tensor | None = None  # of the validation: loss, correct, examples
 
     @property
@@ -91,11 +93,14 @@ class Classifier(pl.LightningModule):
         return loss
 
     def on_train_start(self) -> None:
-        """Note how long an epoch is."""
+        """Note how long an epoch is, and take the optimizer."""
         chunks = self.trainer.train_dataloader
         assert isinstance(chunks, Chunks)
         limit = int(self.trainer.num_training_batches) * chunks.size
         self._steps_per_epoch = min(len(chunks.batches), limit)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        self._step = Step(optimizer)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
@@ -104,19 +109,18 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, chunk: Iterable[Batch], batch_idx: int) -> None:
         """Make one optimizer step for each batch of a chunk."""
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
+        assert self._step is not None
         # With several processes, Lightning has them agree on the gradient.
         backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
         done, steps = self.step, self.steps
         for step, (x, y) in enumerate(chunk, start=done):
             for prepare in self.before_step:
                 prepare(step / steps)
-            optimizer.zero_grad()
+            self._step.forget()
             loss = self._learn(x, y, backward)
             if self._gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self._gradient_clip)
-            optimizer.step()
+            self._step()
             if self._max_norm is not None:
                 self._shorten(self._max_norm)
             self.step_losses.append(loss)

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from perceptrail.course import COURSE, Section
 from perceptrail.data.idx import FILES, md5
 from perceptrail.runs import read_json, shown
-from perceptrail.tables import Table, averaged, of_metrics
+from perceptrail.tables import Table, of_metrics
 
 ROOT = Path(__file__).parents[2]
 MARKS = {"holds": "✓", "holds with a limit": "◐", "does not hold here": "✗"}
@@ -164,15 +164,15 @@ def _standing(run: Mapping[str, Any]) -> list[str]:
 
 
 def _benchmark(path: Path) -> dict[str, Any]:
-    """A file of `benchmarks/results`: its table, else its rows averaged, and its picture."""
+    """A file of `benchmarks/results`: its table and its picture."""
     stored = json.loads(path.read_text())
     picture = path.with_suffix(".png")
-    heads, *lines = stored.get("table") or [[]]
+    heads, *lines = stored["table"]
     return {
         "name": path.stem,
-        "table": Table(heads, lines) if heads else averaged(stored.get("rows", [])),
-        "rounds": stored.get("rounds", 1),
-        "machine": stored.get("machine", ""),
+        "table": Table(heads, lines),
+        "rounds": stored["rounds"],
+        "machine": stored["machine"],
         "picture": _picture(picture, caption="", dots=150) if picture.is_file() else None,
     }
 

@@ -1,9 +1,8 @@
 """Measured numbers as people read them: rounded by their spread, and in tables."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import mean, stdev
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 
 class Table(NamedTuple):
@@ -51,27 +50,3 @@ def number(value: float | None, sd: float | None = None) -> str:
     if digits > 6:
         return f"{value:.2g} ± {sd:.1g}"
     return f"{value:,.{max(0, digits)}f} ± {sd:,.{max(0, digits)}f}"
-
-
-def averaged(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows that differ in numbers alone become one, with mean ± standard deviation."""
-    heads = list(dict.fromkeys(k for row in rows for k in row if k != "round"))
-    texts = [k for k in heads if any(isinstance(row.get(k), str) for row in rows)]
-    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(str(row.get(k, "")) for k in texts), []).append(row)
-    values = [k for k in heads if k not in texts]
-    return Table(
-        [*texts, *values],
-        [
-            [*named, *(_mean(row.get(k) for row in same) for k in values)]
-            for named, same in groups.items()
-        ],
-    )
-
-
-def _mean(values: Iterable[Any]) -> str:
-    known = [float(value) for value in values if isinstance(value, int | float)]
-    if not known:
-        return ""
-    return number(mean(known), stdev(known) if len(known) > 1 else None)
