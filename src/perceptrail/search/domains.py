@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -169,6 +170,7 @@ def text(value: Any) -> str:
     return Override._get_value_element_as_str(quoted(value))
 
 
+@cache
 def _reads_back(item: str) -> bool:
     try:
         override = OverridesParser.create().parse_override(f"x={item}")

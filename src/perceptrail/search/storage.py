@@ -4,6 +4,7 @@ An address is a file (Optuna's journal, which needs no server and is safe for pa
 or a database URL such as postgresql://user@host/name.
 """
 
+import fcntl
 import hashlib
 import inspect
 import json
@@ -48,8 +49,8 @@ class _Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        path, lock = Path(self._file_path), FileLock(f"{self._file_path}.lock")
-        with lock.acquire(poll_interval=0.001), path.open("ab", buffering=0) as file:
+        with Path(self._file_path).open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it closes; FileLock costs 0.2 ms
             file.write(lines.encode())
             if any(log["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs):
                 os.fsync(file.fileno())
