@@ -1,6 +1,7 @@
 """What several test modules need."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from perceptrail.data.fetch import fetch
 # For this process, before it imports PyTorch, and for all that it starts: the networks are tiny,
 # and a second thread would cost more than it gives.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Where the shell has put the tests into the background, Ctrl-C would be ignored by all they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

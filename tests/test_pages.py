@@ -94,44 +94,74 @@ def test_a_served_model_answers_as_predict_does(trained, mnist_dir, tmp_path):
     assert all(sum(row[str(k)] for k in range(10)) == pytest.approx(1, abs=1e-5) for row in rows)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_the_pages_show_the_run_its_curves_and_figures(trained, tmp_path):
+@pytest.fixture
+def browser(tmp_path):
+    """A browser without a window."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
     from selenium import webdriver
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
 
-    folder, run_id = trained
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     flags = "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run"
     flags += " --disable-background-networking --disable-component-update --disable-sync"
     for flag in [*flags.split(), f"--user-data-dir={tmp_path}", "--window-size=1400,1000"]:
         options.add_argument(flag)
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield browser
+    browser.quit()
+
+
+def until(browser, holds):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 60, ignored_exceptions=[Exception]).until(holds)
+
+
+def shows(browser, page, *texts, kept):
+    """Wait for a page that has all the texts, and keep a picture of it."""
+    browser.get(page)
+    until(browser, lambda b: all(t in b.find_element("tag name", "body").text for t in texts))
+    browser.save_screenshot(str(kept))
+
+
+def draws(browser):
+    """Wait for a picture."""
+    script = "return [...document.images].some(i => i.naturalWidth > 300)"
+    until(browser, lambda b: b.execute_script(script))
+
+
+def ui(folder):
+    """MLflow's pages for the store in a folder."""
     store = ("ui", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--workers", "1")
-    with serving(folder, *store, health="/health") as address:
-        browser = webdriver.Chrome(options, service)
-        try:
-            page = f"{address}/#/experiments/1/runs/{run_id}"
+    return serving(folder, *store, health="/health")
 
-            def shows(where, *texts):
-                browser.get(page + where)
-                body = (By.TAG_NAME, "body")
-                WebDriverWait(browser, 60, ignored_exceptions=[Exception]).until(
-                    lambda b: all(text in b.find_element(*body).text for text in texts)
-                )
-                browser.save_screenshot(str(folder / f"page{where.replace('/', '_')}.png"))
 
-            shows("", "mnist-mlp", "best/val/acc", "model.hidden", "FINISHED".title())
-            shows("/model-metrics", "val/loss", "train/loss", "val/acc")
-            WebDriverWait(browser, 60).until(
-                lambda b: b.find_elements(By.CSS_SELECTOR, ".js-plotly-plot path.js-line")
-            )
-            shows("/artifacts/figures/confusion_matrix.png", "confusion_matrix.png")
-            WebDriverWait(browser, 60).until(
-                lambda b: b.execute_script(
-                    "return [...document.images].some(i => i.naturalWidth > 300)"
-                )
-            )
-        finally:
-            browser.quit()
+def test_the_pages_show_the_run_its_curves_and_figures(trained, browser):
+    folder, run_id = trained
+    with ui(folder) as address:
+        page = f"{address}/#/experiments/1/runs/{run_id}"
+        texts = ("mnist-mlp", "best/val/acc", "model.hidden", "Finished")
+        shows(browser, page, *texts, kept=folder / "run.png")
+        texts = ("val/loss", "train/loss", "val/acc")
+        shows(browser, page + "/model-metrics", *texts, kept=folder / "curves.png")
+        until(browser, lambda b: b.find_elements("css selector", ".js-plotly-plot path.js-line"))
+        page += "/artifacts/figures/confusion_matrix.png"
+        shows(browser, page, "confusion_matrix.png", kept=folder / "figure.png")
+        draws(browser)
+
+
+def test_the_pages_show_a_search_as_a_tree_and_its_plots(tmp_path, browser):
+    short = ("hydra.sweeper.n_trials=4", "trainer.max_epochs=2", "figures=false")
+    run("train.py", "-m", "hparams_search=xor", *short, cwd=tmp_path)
+    with ui(tmp_path) as address:
+        page = f"{address}/#/experiments/1/runs"
+        shows(browser, page, "5 matching runs", kept=tmp_path / "closed.png")
+        parent = until(browser, lambda b: b.find_element("link text", "xor"))
+        parent.find_element("xpath", "ancestor::*[@role='gridcell']//button").click()
+        trials = "partial link text", "xor-mlp-"
+        until(browser, lambda b: len(b.find_elements(*trials)) == 4)
+        browser.save_screenshot(str(tmp_path / "tree.png"))
+        page += f"/{parent.get_attribute('href').split('/')[-1]}/artifacts/figures/"
+        shows(browser, page + "slice.png", "slice.png", kept=tmp_path / "plot.png")
+        draws(browser)

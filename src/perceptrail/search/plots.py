@@ -143,6 +143,7 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
 if __name__ == "__main__":
     os.nice(10)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # such as: too few trials for a line
+    warnings.filterwarnings("ignore", "Tight layout")  # of long labels, for which there is room
     task = json.load(sys.stdin)
     drawn = optuna.load_study(study_name=task["study"], storage=open_storage(task["address"]))
     draw(drawn, Path(task["folder"]) / FOLDER)
