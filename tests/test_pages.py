@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +20,6 @@ from running import run
 from perceptrail.data.idx import NAMES, read
 
 pytestmark = pytest.mark.slow
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -92,24 +90,6 @@ def test_a_served_model_answers_as_predict_does(trained, mnist_dir, tmp_path):
             rows = json.loads(reply.read())["predictions"]
     assert [row["label"] for row in rows] == expected
     assert all(sum(row[str(k)] for k in range(10)) == pytest.approx(1, abs=1e-5) for row in rows)
-
-
-@pytest.fixture
-def browser(tmp_path):
-    """A browser without a window."""
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run"
-    flags += " --disable-background-networking --disable-component-update --disable-sync"
-    for flag in [*flags.split(), f"--user-data-dir={tmp_path}", "--window-size=1400,1000"]:
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield browser
-    browser.quit()
 
 
 def until(browser, holds):

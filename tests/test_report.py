@@ -15,7 +15,6 @@ from perceptrail import charts, report, tables
 from perceptrail.course import COURSE
 from perceptrail.data.idx import NAMES
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 VERDICTS = ("holds", "holds with a limit", "does not hold here")
 
 
@@ -242,24 +241,6 @@ def test_no_store_means_no_leaderboard_and_none_is_made(tmp_path, results):
     page = Page(write(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"}))
     assert "leaderboard" not in page.all("section", "id")
     assert not (tmp_path / "mlflow.db").exists()
-
-
-@pytest.fixture
-def browser(tmp_path):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run"
-    flags += " --disable-background-networking --disable-component-update --disable-sync"
-    for flag in [*flags.split(), f"--user-data-dir={tmp_path / 'profile'}"]:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield started
-    started.quit()
 
 
 @pytest.mark.slow

