@@ -1,6 +1,6 @@
 """Measure perceptrail against what one would use instead: everything, or the parts named.
 
-make bench                                   all parts, some 40 minutes on two cores
+make bench                                   all parts, about an hour on two cores
 make bench ARGS="speed --rounds 5"           one part
 make bench ARGS=--quick                      does it run at all? a round of the smallest sizes
 
