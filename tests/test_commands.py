@@ -481,3 +481,15 @@ def test_two_processes_share_the_work(tmp_path):
     (found,) = client(tmp_path).search_runs(["1"])
     assert found.info.status == "FINISHED"
     assert metrics(tmp_path)["step"] == 5 * 13  # 800 examples, two shares, batches of 32
+
+
+@pytest.mark.parametrize(
+    ("given", "turns"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "unset")],
+)
+def test_threads_do_not_wait_for_long_unless_told_to(given, turns):
+    code = "import os, perceptrail.training; print(os.environ.get('GOMP_SPINCOUNT', 'unset'))"
+    others = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    command = [sys.executable, "-c", code]
+    told = subprocess.run(command, env=others | given, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == turns

@@ -87,6 +87,19 @@ def test_every_regularization(tmp_path):
     assert_alike([*jobs, [*DIGITS, EPOCHS, "seed=1"]], tmp_path)
 
 
+def test_large_layers(tmp_path):
+    """They go by other products; members that are alike but for the seed, and others."""
+    jobs = [["model.hidden=[256]", f"seed={k}"] for k in (1, 2)]
+    jobs += [["model.hidden=[256,64]", f"optimizer.lr={rate}"] for rate in (0.001, 0.01)]
+    assert_alike([[*DIGITS, *own, EPOCHS] for own in jobs], tmp_path)
+
+
+def test_members_alike_but_for_the_seed_stop_early_each_in_its_time(tmp_path):
+    early = ("optimizer.lr=0.05", "callbacks.early_stopping.patience=1", "trainer.max_epochs=12")
+    assert_alike([[*SMALL, *early, f"seed={k}"] for k in range(6)], tmp_path)
+    assert len({len(history(tmp_path / "fused" / str(k))) for k in range(6)}) > 1
+
+
 def test_members_stop_early_each_in_its_time(tmp_path):
     jobs = [
         [*SMALL, "trainer.max_epochs=12", f"callbacks.early_stopping.patience={p}", *own]

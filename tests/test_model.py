@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 from perceptrail.activations import ACTIVATIONS
+from perceptrail.linear import Linear
 from perceptrail.model import MLP, Dropout, GaussianNoise
 
 HIDDEN = [[], [7], [7, 5], [3, 3, 3, 3]]
@@ -166,7 +167,7 @@ def test_noise_comes_before_every_activation_and_on_the_inputs_and_only_while_tr
     made = network(hidden=[50, 50], norm=norm, activation="tanh", noise=0.3, input_noise=2.0)
     quiet = network(hidden=[50, 50], norm=norm, activation="tanh")
     noises = [layer for layer in made.layers if isinstance(layer, GaussianNoise)]
-    assert [type(b) for a, b in pairwise(made.layers) if a in noises] == [nn.Linear, *2 * [nn.Tanh]]
+    assert [type(b) for a, b in pairwise(made.layers) if a in noises] == [Linear, *2 * [nn.Tanh]]
     x = torch.randn(400, 4)
     assert torch.equal(made.eval()(x), quiet.eval()(x))
     added = []

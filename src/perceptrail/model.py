@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from perceptrail.activations import ACTIVATIONS
+from perceptrail.linear import Linear
 
 NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 _INT64 = torch.iinfo(torch.int64)
@@ -153,7 +154,7 @@ class MLP(nn.Module):
 
 
 def _linear(fan_in: int, fan_out: int, *, gain: float) -> nn.Linear:
-    layer = nn.Linear(fan_in, fan_out)
+    layer = Linear(fan_in, fan_out)
     nn.init.normal_(layer.weight, std=gain / fan_in**0.5)
     nn.init.zeros_(layer.bias)
     return layer

@@ -13,7 +13,7 @@ from perceptrail.callbacks import Row
 from perceptrail.data.module import Batch, shuffled
 from perceptrail.fused.member import Course, Member, State
 from perceptrail.fused.stack import Stack
-from perceptrail.fused.update import OFF, Update
+from perceptrail.fused.update import OFF, OWN, Update
 from perceptrail.prediction import example_losses, labels
 
 VALUES = 2**20  # inputs gathered at once: few calls, and still in the processor's cache
@@ -30,6 +30,10 @@ class Group:
         self._collect()
         self._stack = Stack([member.network for member in members], device=self._device)
         defaults = [member.optimizer([torch.zeros(1)]).defaults for member in members]
+        courses = {member.factor[0] for member in members}
+        self._alike = len(courses) == 1 and all(
+            own[name] == defaults[0][name] for own in defaults for name in OWN
+        )
         chosen = [member.regularization for member in members]
         self._update = Update(
             self._stack.parameters,
@@ -40,9 +44,11 @@ class Group:
                 name: [off if own[name] is None else own[name] for own in chosen]
                 for name, off in OFF.items()
             },
+            alike=self._alike,
         )
         self._rates = torch.tensor([float(own["lr"]) for own in defaults], dtype=torch.float64)
-        self._smoothing = self._tensor([own["label_smoothing"] for own in chosen])[:, None]
+        smoothing = [own["label_smoothing"] for own in chosen]
+        self._smoothing = self._tensor(smoothing)[:, None] if any(smoothing) else None
         data = [member.data for member in members]
         self._scale = self._tensor([1 / own.std for own in data])[:, None, None]
         self._shift = self._tensor([-own.mean / own.std for own in data])[:, None, None]
@@ -59,6 +65,8 @@ class Group:
             torch.from_numpy(np.concatenate(p) if len(p) > 1 else p[0]).to(self._device)
             for p in zip(*parts, strict=True)
         )
+        if self._x.shape[1] == 2:  # pairs are gathered as one number each: it takes a quarter
+            self._x = torch.view_as_complex(self._x)
         ends = np.cumsum([0, *(len(y) for _, y in parts)]).tolist()
         starts = dict(zip(sets, ends[:-1], strict=True))
         self._train, self._val = (
@@ -103,8 +111,10 @@ class Group:
 
     def _courses(self, courses: Sequence[Course], times: Sequence[float]) -> Tensor:
         """Members' functions at times, [times, members]; each different one is called once."""
-        known = {name: [function(t) for t in times] for name, function in dict(courses).items()}
-        return torch.tensor([known[name] for name, _ in courses], dtype=torch.float64).T
+        different = dict(courses)
+        known = [[function(t) for t in times] for function in different.values()]
+        which = {name: k for k, name in enumerate(different)}
+        return torch.tensor(known, dtype=torch.float64)[[which[name] for name, _ in courses]].T
 
     def _train_epoch(self, epoch: int, rates: Tensor, dropouts: Tensor) -> Tensor:
         """Make an epoch's steps at rates [steps, members]; the mean losses [members]."""
@@ -113,17 +123,19 @@ class Group:
         rows = self._train.gather(1, torch.from_numpy(orders).to(self._device))
         source = np.random.SeedSequence([*seeds, epoch])
         torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
-        rates, dropouts = (values.float().to(self._device) for values in (rates, dropouts))
+        paces = rates[:, 0].tolist() if self._alike else rates.float().to(self._device)
+        dropouts = dropouts.float().to(self._device)
         fixed = bool((dropouts == dropouts[0]).all())
+        smoothing = 0.0 if self._smoothing is None else self._smoothing
         total = torch.zeros(len(seeds), device=self._device)
         for step, (x, y) in enumerate(self._batches(rows, self._size)):
             if step == 0 or not fixed:
                 self._stack.set_dropout(dropouts[step])
             with torch.enable_grad():
                 logits = self._stack(x, training=True)
-                loss = example_losses(logits, y, label_smoothing=self._smoothing).mean(1)
+                loss = example_losses(logits, y, label_smoothing=smoothing).mean(1)
                 loss.sum().backward()
-            penalty = self._update.step(self._stack.parameters, self._stack.weights, rates[step])
+            penalty = self._update.step(self._stack.parameters, self._stack.weights, paces[step])
             total += (loss.detach() + penalty) * y.shape[1]
         return total / n
 
@@ -144,13 +156,14 @@ class Group:
 
         Without a size, the batches are as large as the cache allows.
         """
-        members, inputs = len(rows), self._x.shape[1]
+        members, inputs = len(rows), self._members[0].data.inputs
         many = max(1, VALUES // (members * inputs * size)) * size
         for chunk in rows.split(many, 1):
             picked = chunk.reshape(-1)
-            x = self._x.index_select(0, picked).view(members, -1, inputs)
+            x = self._x.index_select(0, picked)
+            x = (torch.view_as_real(x) if x.is_complex() else x).view(members, -1, inputs)
             y = self._y.index_select(0, picked).view(members, -1)
-            x = torch.addcmul(self._shift, x, self._scale)
+            torch.addcmul(self._shift, x, self._scale, out=x)
             step = many if size == 1 else size
             yield from zip(x.split(step, 1), y.split(step, 1), strict=True)
 
@@ -180,7 +193,8 @@ class Group:
         if not members:
             return
         self._stack.keep(members)
-        self._update.keep(members)
+        self._update.keep(members, self._stack.parameters)
         for name in ("_rates", "_smoothing", "_scale", "_shift", "_train", "_val"):
-            setattr(self, name, getattr(self, name)[members])
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value[members])
         self._best = {name: value[members] for name, value in self._best.items()}

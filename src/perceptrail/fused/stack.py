@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from perceptrail.activations import ACTIVATIONS
+from perceptrail.linear import Linear, is_large, product
 from perceptrail.model import MLP, Dropout, GaussianNoise, draw_mask
 
 Own = dict[str, Tensor]  # what the members have of one layer, each [members, ...]
@@ -16,23 +18,43 @@ Own = dict[str, Tensor]  # what the members have of one layer, each [members, ..
 class _Linear(torch.autograd.Function):
     """x [m, b, i], weight [m, o, i], bias [m, o] -> [m, b, o].
 
-    PyTorch's own derivative by the weight comes out transposed, and is copied once more.
+    Large ones member by member, with room [m, o, i] for the weight's gradient, since new memory for
+    that takes as long as the product; and small products with their longer side last, which is
+    faster, or without a product where there is one output.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
+        ctx.room = room
+        if is_large(weight):
+            return torch.stack([product(*own) for own in zip(x, weight, bias, strict=True)])
+        if weight.shape[1] == 1:
+            return torch.baddbmm(bias.unsqueeze(2), weight, x.mT).mT
         return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None]:
         x, weight = ctx.saved_tensors
-        back = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
-        return back, torch.bmm(grad.mT, x), grad.sum(1)
+        _, fan_out, fan_in = weight.shape
+        back = None
+        if is_large(weight):
+            if ctx.needs_input_grad[0]:
+                back = torch.stack([product(g, w.T) for g, w in zip(grad, weight, strict=True)])
+            for place, g, own in zip(ctx.room, grad, x, strict=True):
+                place.copy_(product(g.T, own.T))
+            weight.grad = ctx.room  # if it were returned, it would be copied
+            return back, None, grad.sum(1), None
+        if ctx.needs_input_grad[0]:
+            back = grad * weight if fan_out == 1 else torch.bmm(grad, weight)
+        if fan_in < fan_out:
+            return back, torch.bmm(x.mT, grad).mT.contiguous(), grad.sum(1), None
+        return back, torch.bmm(grad.mT, x), grad.sum(1), None
 
 
 def _linear(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
-    y: Tensor = _Linear.apply(x, own["weight"], own["bias"])
+    y: Tensor = _Linear.apply(x, own["weight"], own["bias"], own.get("room"))
     return y
 
 
@@ -72,13 +94,18 @@ def _activation(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor
     return y
 
 
+def _relu(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
+    return x.relu_()  # what comes before needs its output no more
+
+
 _FORWARD: Mapping[type[nn.Module], Callable[[nn.Module, Own, Tensor, bool], Tensor]] = {
-    nn.Linear: _linear,
+    Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     nn.LayerNorm: _layer_norm,
     Dropout: _dropout,
     GaussianNoise: _noise,
     **{getattr(nn, f.module): _activation for f in ACTIVATIONS.values()},
+    nn.ReLU: _relu,
 }
 
 
@@ -99,6 +126,8 @@ class Stack:
                 own["std"] = stds.to(device)[:, None, None]
             for name, _ in layer.named_parameters():
                 own[name].requires_grad_()
+            if isinstance(layer, Linear) and is_large(own["weight"]):
+                own["room"] = torch.empty_like(own["weight"], requires_grad=False)
             self._own.append(own)
         first = torch.tensor([network.layers[0].p for network in networks])
         self._set_rate(self._own[0], first.to(device))

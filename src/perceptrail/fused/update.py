@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, RMSprop
 
+from perceptrail.stepping import Step
+
 # Whether weight decay is apart from the gradient. In all of them the step is proportional to the
 # rate and, but for the decay, depends on the weights through the gradient alone.
 DECOUPLED: Mapping[Any, bool] = {SGD: False, Adam: False, AdamW: True, RMSprop: False}
@@ -19,8 +21,9 @@ class Update:
     """Steps for parameters [members, ...] by one optimizer class.
 
     Members share its `options`, but each has its `decays`, and its own `bounds`: lists [members] by
-    the names in `OFF`. The optimizer moves zeros at rate 1; where they went, times each member's
-    rate, is the step.
+    the names in `OFF`. Where they are `alike` in rates and decays, the optimizer moves the
+    parameters; else it moves zeros at rate 1, and where they went, times each member's rate, is the
+    step.
     """
 
     def __init__(
@@ -31,32 +34,41 @@ class Update:
         *,
         decays: Sequence[float],
         bounds: Mapping[str, Sequence[float]],
+        alike: bool,
     ) -> None:
         device = parameters[0].device
         self._decay = torch.tensor(decays, dtype=torch.float32, device=device)
         self._decoupled = options.get("decoupled_weight_decay", DECOUPLED[kind])
-        self._decays = any(decays)
+        self._decays, self._alike = any(decays), alike
         self._bounds = {
             name: torch.tensor(values, dtype=torch.float32, device=device)
             for name, values in bounds.items()
             if any(value != OFF[name] for value in values)
         }
-        self._moves = [torch.zeros_like(p).requires_grad_() for p in parameters]
+        zeros = () if alike else (torch.zeros_like(p).requires_grad_() for p in parameters)
+        self._moved = [*zeros] or list(parameters)
         own = {name: value for name, value in options.items() if name not in OWN}
-        self._optimizer = kind(self._moves, **own, lr=1.0, weight_decay=0.0)
+        decay = decays[0] if alike else 0.0
+        self._optimizer = kind(self._moved, **own, lr=1.0, weight_decay=decay)
+        self._step = Step(self._optimizer)
 
     @torch.no_grad()
     def step(
-        self, parameters: Sequence[Tensor], weights: Sequence[Tensor], rate: Tensor
+        self, parameters: Sequence[Tensor], weights: Sequence[Tensor], rate: Tensor | float
     ) -> Tensor | float:
-        """Make a step by the parameters' gradients, at rates [members].
+        """Make a step by the parameters' gradients, at rates [members] or, if alike, one rate.
 
         Returns the penalties that belong to the loss, [members] or 0.
         """
         penalty = self._penalise(weights)
         if "gradient_clip" in self._bounds:
             self._clip([p.grad for p in parameters if p.grad is not None])
-        self._move(parameters, rate)
+        if isinstance(rate, Tensor):
+            self._move(parameters, rate)
+        else:
+            self._optimizer.param_groups[0]["lr"] = rate
+            self._step()
+            self._step.forget()
         if "max_norm" in self._bounds:
             for weight in weights[:-1] or weights:  # as Classifier does for one network
                 length = torch.linalg.vector_norm(weight, dim=2, keepdim=True)
@@ -86,29 +98,31 @@ class Update:
             gradient.mul_(column(scale, gradient))
 
     def _move(self, parameters: Sequence[Tensor], rate: Tensor) -> None:
-        torch._foreach_zero_(self._moves)
-        for value, move in zip(parameters, self._moves, strict=True):
+        torch._foreach_zero_(self._moved)
+        for value, move in zip(parameters, self._moved, strict=True):
             assert value.grad is not None
             if self._decays and not self._decoupled:
                 value.grad.addcmul_(value, column(self._decay, value))
             move.grad, value.grad = value.grad, None
-        self._optimizer.step()
-        for value, move in zip(parameters, self._moves, strict=True):
+        self._step()
+        for value, move in zip(parameters, self._moved, strict=True):
             if self._decays and self._decoupled:
                 value.mul_(1 - column(rate * self._decay, value))
             value.addcmul_(move, column(rate, value))
 
-    def keep(self, members: list[int]) -> None:
-        """Go on with these members alone."""
+    def keep(self, members: list[int], parameters: Sequence[Tensor]) -> None:
+        """Go on with these members alone, whose parameters are now those given."""
         self._decay = self._decay[members]
         self._bounds = {name: bound[members] for name, bound in self._bounds.items()}
-        kept = [move.detach()[members].requires_grad_() for move in self._moves]
-        for old, new in zip(self._moves, kept, strict=True):
+        zeros = () if self._alike else (m.detach()[members].requires_grad_() for m in self._moved)
+        kept = [*zeros] or list(parameters)
+        for old, new in zip(self._moved, kept, strict=True):
             self._optimizer.state[new] = {
                 k: v[members] if v is not None and v.shape == old.shape else v
                 for k, v in self._optimizer.state.pop(old, {}).items()
             }
-        self._moves = self._optimizer.param_groups[0]["params"] = kept
+        self._moved = self._optimizer.param_groups[0]["params"] = kept
+        self._step = Step(self._optimizer)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -1,0 +1,57 @@
+"""Linear layers by the fastest matrix products that PyTorch carries."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.backends import mkldnn
+
+LARGE = 2**14  # weights: with fewer, a product costs less than the way to another kernel
+_ONEDNN = mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+class Linear(nn.Linear):
+    """nn.Linear, large ones by oneDNN, which has AVX-512 kernels for every processor with them.
+
+    PyTorch takes MKL, which keeps those to Intel's: on others its products take twice as long.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum x @ weight.T + bias, [batch, fan_out], for x [batch, fan_in]."""
+        if not (is_large(self.weight) and x.dtype == torch.float32 and x.dim() == 2):
+            return super().forward(x)
+        y: Tensor = _Product.apply(x, self.weight, self.bias)
+        return y
+
+
+def is_large(weight: Tensor) -> bool:
+    """Whether `product` is worth while, for a weight [..., fan_out, fan_in]."""
+    fan_out, fan_in = weight.shape[-2:]
+    return (
+        _ONEDNN
+        and fan_out * fan_in >= LARGE
+        and weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The sum a @ b.T + bias, [m, n], for a [m, k] and b [n, k], both as `is_large` wants them."""
+    c: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b, bias, "none", [], "")
+    return c
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        back = product(grad, weight.T) if ctx.needs_input_grad[0] else None
+        return back, product(grad.T, x.T), grad.sum(0)

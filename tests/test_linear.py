@@ -1,0 +1,45 @@
+"""Large linear layers, by whatever products they go, against double precision."""
+
+import pytest
+import torch
+from torch import nn
+
+from perceptrail import linear
+from perceptrail.linear import Linear
+
+SHAPES = [(128, 784, 256), (1, 128, 128), (33, 300, 100), (4096, 64, 256)]
+
+
+@pytest.mark.parametrize(("batch", "fan_in", "fan_out"), SHAPES)
+def test_values_and_gradients(batch, fan_in, fan_out):
+    torch.manual_seed(0)
+    layer = Linear(fan_in, fan_out)
+    twin = nn.Linear(fan_in, fan_out).double()
+    twin.load_state_dict(layer.state_dict())
+    x = torch.randn(batch, fan_in, requires_grad=True)
+    far = x.detach().double().requires_grad_()
+    to = torch.randn(batch, fan_out)
+    y, expected = layer(x), twin(far)
+    torch.testing.assert_close(y.double(), expected, rtol=1e-4, atol=1e-5)
+    (y * to).sum().backward()
+    (expected * to.double()).sum().backward()
+    for ours, theirs in ((x, far), *zip(layer.parameters(), twin.parameters(), strict=True)):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_not_large_single_precision_on_the_processor_is_pytorchs(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("not for this")
+
+    monkeypatch.setattr(linear, "product", refuse)
+    Linear(127, 128)(torch.ones(2, 127))
+    Linear(128, 128).double()(torch.ones(2, 128, dtype=torch.float64))
+    Linear(128, 128)(torch.ones(3, 2, 128))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Linear(128, 128)(torch.ones(2, 128)).dtype == torch.bfloat16
+
+
+def test_the_same_twice():
+    torch.manual_seed(0)
+    layer, x = Linear(784, 256), torch.randn(128, 784)
+    assert torch.equal(layer(x), layer(x))
