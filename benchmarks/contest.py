@@ -141,11 +141,11 @@ class Lab:
         noted = notes.read_text().splitlines() if callback else []
         return Run(_epochs(rows, metrics), usage, metrics, [json.loads(line) for line in noted])
 
-    def multirun(self, *overrides: str) -> Jobs:
-        """Run `train.py -m`, without figures, and with one thread a process."""
+    def multirun(self, *overrides: str, threads: int = 1) -> Jobs:
+        """Run `train.py -m`, without figures, and with one thread a process unless told more."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         given = (f"hydra.sweep.dir={folder}", "trainer=cpu", "figures=false", *overrides)
-        usage = self._done(self.command("train.py", "-m", *given), OMP_NUM_THREADS="1")
+        usage = self._done(self.command("train.py", "-m", *given), OMP_NUM_THREADS=str(threads))
         return Jobs(folder, usage)
 
     def _done(self, command: Sequence[str], **environment: str) -> Usage:

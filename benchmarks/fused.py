@@ -1,5 +1,6 @@
-"""Many networks trained as one stack against one by one, with one thread."""
+"""Many networks trained as one stack against one by one."""
 
+import os
 from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
@@ -48,7 +49,10 @@ def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
 
 
 def _training(lab: Lab, launcher: str, case: Case, members: int) -> tuple[list[float], float]:
-    jobs = lab.multirun(*case.overrides, *SAME, seeds(members), f"hydra/launcher={launcher}")
+    threads = int(os.environ["OMP_NUM_THREADS"])  # as `python -m benchmarks` was told
+    jobs = lab.multirun(
+        *case.overrides, *SAME, seeds(members), f"hydra/launcher={launcher}", threads=threads
+    )
     return [metrics["time/fit_s"] for metrics in jobs.metrics], jobs.usage.seconds
 
 

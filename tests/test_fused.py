@@ -87,6 +87,10 @@ def test_every_regularization(tmp_path):
     assert_alike([*jobs, [*DIGITS, EPOCHS, "seed=1"]], tmp_path)
 
 
+def test_layers_of_one_unit(tmp_path):
+    assert_alike([[*SMALL, EPOCHS, "model.hidden=[1,1]", f"seed={k}"] for k in (1, 2)], tmp_path)
+
+
 def test_large_layers(tmp_path):
     """They go by other products; members that are alike but for the seed, and others."""
     jobs = [["model.hidden=[256]", f"seed={k}"] for k in (1, 2)]

@@ -30,7 +30,9 @@ class _Linear(torch.autograd.Function):
         if is_large(weight):
             return torch.stack([product(*own) for own in zip(x, weight, bias, strict=True)])
         if weight.shape[1] == 1:
-            return torch.baddbmm(bias.unsqueeze(2), weight, x.mT).mT
+            y = x.new_empty(*x.shape[:2], 1)
+            torch.baddbmm(bias.unsqueeze(2), weight, x.mT, out=y.view(len(y), 1, -1))
+            return y
         return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
     @staticmethod
