@@ -39,9 +39,11 @@ class Peer:
 
     def __init__(self, name: str) -> None:
         self._started = time.perf_counter()
-        self._process = subprocess.Popen(
+        plain = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+        self._process = subprocess.Popen(  # which perceptrail, imported here, has set for itself
             [sys.executable, "-m", "benchmarks.peers", name],
             cwd=ROOT,
+            env=plain,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

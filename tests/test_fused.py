@@ -71,6 +71,10 @@ def test_every_optimizer(tmp_path, norm):
             ("seed=2", "optimizer.lr=0.003", "schedule=cosine"),
         )
     ]
+    alike = [
+        [*job, "optimizer.weight_decay=0.02", f"seed={k}"] for job in jobs[::4] for k in (1, 2)
+    ]
+    assert_alike(alike, tmp_path / "alike")
     assert_alike(jobs, tmp_path)
 
 
@@ -84,7 +88,9 @@ def test_every_regularization(tmp_path):
         "max_norm": 0.7,
     }
     jobs = [[*DIGITS, EPOCHS, f"regularization.{key}={v}"] for key, v in settings.items()]
-    assert_alike([*jobs, [*DIGITS, EPOCHS, "seed=1"]], tmp_path)
+    assert_alike([*jobs, [*DIGITS, EPOCHS, "seed=1"]], tmp_path / "alike")
+    paces = [[*job, f"optimizer.lr={0.001 * k}"] for k, job in enumerate(jobs, 1)]
+    assert_alike(paces, tmp_path / "each")
 
 
 def test_layers_of_one_unit(tmp_path):
@@ -93,9 +99,10 @@ def test_layers_of_one_unit(tmp_path):
 
 def test_large_layers(tmp_path):
     """They go by other products; members that are alike but for the seed, and others."""
-    jobs = [["model.hidden=[256]", f"seed={k}"] for k in (1, 2)]
-    jobs += [["model.hidden=[256,64]", f"optimizer.lr={rate}"] for rate in (0.001, 0.01)]
-    assert_alike([[*DIGITS, *own, EPOCHS] for own in jobs], tmp_path)
+    jobs = [["model.hidden=[512]", f"seed={k}"] for k in (1, 2)]
+    jobs += [["model.hidden=[512,256]", f"optimizer.lr={rate}"] for rate in (0.001, 0.003, 0.01)]
+    stopping = ("trainer.max_epochs=6", "callbacks.early_stopping.patience=1")
+    assert_alike([[*DIGITS, *own, *stopping] for own in jobs], tmp_path)
 
 
 def test_members_alike_but_for_the_seed_stop_early_each_in_its_time(tmp_path):

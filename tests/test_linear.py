@@ -7,14 +7,15 @@ from torch import nn
 from perceptrail import linear
 from perceptrail.linear import Linear
 
-SHAPES = [(128, 784, 256), (1, 128, 128), (33, 300, 100), (4096, 64, 256)]
+SHAPES = [(128, 784, 256), (1, 128, 128), (33, 300, 100), (4096, 64, 256), (0, 128, 128)]
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("batch", "fan_in", "fan_out"), SHAPES)
-def test_values_and_gradients(batch, fan_in, fan_out):
+def test_values_and_gradients(batch, fan_in, fan_out, bias):
     torch.manual_seed(0)
-    layer = Linear(fan_in, fan_out)
-    twin = nn.Linear(fan_in, fan_out).double()
+    layer = Linear(fan_in, fan_out, bias=bias)
+    twin = nn.Linear(fan_in, fan_out, bias=bias).double()
     twin.load_state_dict(layer.state_dict())
     x = torch.randn(batch, fan_in, requires_grad=True)
     far = x.detach().double().requires_grad_()
@@ -37,6 +38,27 @@ def test_what_is_not_large_single_precision_on_the_processor_is_pytorchs(monkeyp
     Linear(128, 128)(torch.ones(3, 2, 128))
     with torch.autocast("cpu", torch.bfloat16):
         assert Linear(128, 128)(torch.ones(2, 128)).dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="takes a processor with AVX-512"
+)
+def test_large_ones_take_three_products(monkeypatch):
+    count = []
+
+    def counted(*given):
+        count.append(len(given))
+        return product(*given)
+
+    product = linear.product
+    monkeypatch.setattr(linear, "product", counted)
+    Linear(128, 128)(torch.ones(2, 128, requires_grad=True)).sum().backward()
+    assert len(count) == 3
+
+
+def test_a_wrong_width_is_said_as_pytorch_says_it():
+    with pytest.raises(RuntimeError, match=r"2x100 and 128x128"):
+        Linear(128, 128)(torch.ones(2, 100))
 
 
 def test_the_same_twice():

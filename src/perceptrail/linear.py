@@ -8,18 +8,24 @@ from torch.autograd.function import once_differentiable
 from torch.backends import mkldnn
 
 LARGE = 2**14  # weights: with fewer, a product costs less than the way to another kernel
-_ONEDNN = mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+_ONEDNN = (
+    mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
 
 
 class Linear(nn.Linear):
     """nn.Linear, large ones by oneDNN, which has AVX-512 kernels for every processor with them.
 
     PyTorch takes MKL, which keeps those to Intel's: on others its products take twice as long.
+    Large ones can be differentiated once.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum x @ weight.T + bias, [batch, fan_out], for x [batch, fan_in]."""
-        if not (is_large(self.weight) and x.dtype == torch.float32 and x.dim() == 2):
+        suits = x.dtype == torch.float32 and x.dim() == 2 and x.shape[1] == self.in_features
+        if not (suits and len(x) and is_large(self.weight)):
             return super().forward(x)
         y: Tensor = _Product.apply(x, self.weight, self.bias)
         return y
@@ -45,13 +51,17 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        back = product(grad, weight.T) if ctx.needs_input_grad[0] else None
-        return back, product(grad.T, x.T), grad.sum(0)
+        by_x, by_weight, by_bias = ctx.needs_input_grad
+        return (
+            product(grad, weight.T) if by_x else None,
+            product(grad.T, x.T) if by_weight else None,
+            grad.sum(0) if by_bias else None,
+        )

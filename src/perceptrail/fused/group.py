@@ -66,7 +66,7 @@ class Group:
             for p in zip(*parts, strict=True)
         )
         if self._x.shape[1] == 2:  # pairs are gathered as one number each: it takes a quarter
-            self._x = torch.view_as_complex(self._x)
+            self._x = torch.view_as_complex(self._x.contiguous())
         ends = np.cumsum([0, *(len(y) for _, y in parts)]).tolist()
         starts = dict(zip(sets, ends[:-1], strict=True))
         self._train, self._val = (

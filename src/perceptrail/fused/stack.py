@@ -19,8 +19,7 @@ class _Linear(torch.autograd.Function):
     """x [m, b, i], weight [m, o, i], bias [m, o] -> [m, b, o].
 
     Large ones member by member, with room [m, o, i] for the weight's gradient, since new memory for
-    that takes as long as the product; and small products with their longer side last, which is
-    faster, or without a product where there is one output.
+    that takes as long as the products; small ones with their longer side last, which is faster.
     """
 
     @staticmethod
@@ -46,6 +45,7 @@ class _Linear(torch.autograd.Function):
                 back = torch.stack([product(g, w.T) for g, w in zip(grad, weight, strict=True)])
             for place, g, own in zip(ctx.room, grad, x, strict=True):
                 place.copy_(product(g.T, own.T))
+            assert weight.grad is None
             weight.grad = ctx.room  # if it were returned, it would be copied
             return back, None, grad.sum(1), None
         if ctx.needs_input_grad[0]:

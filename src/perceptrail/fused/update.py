@@ -45,8 +45,8 @@ class Update:
             for name, values in bounds.items()
             if any(value != OFF[name] for value in values)
         }
-        zeros = () if alike else (torch.zeros_like(p).requires_grad_() for p in parameters)
-        self._moved = [*zeros] or list(parameters)
+        zeros = [] if alike else [torch.zeros_like(p).requires_grad_() for p in parameters]
+        self._moved = zeros or list(parameters)
         own = {name: value for name, value in options.items() if name not in OWN}
         decay = decays[0] if alike else 0.0
         self._optimizer = kind(self._moved, **own, lr=1.0, weight_decay=decay)
@@ -114,8 +114,8 @@ class Update:
         """Go on with these members alone, whose parameters are now those given."""
         self._decay = self._decay[members]
         self._bounds = {name: bound[members] for name, bound in self._bounds.items()}
-        zeros = () if self._alike else (m.detach()[members].requires_grad_() for m in self._moved)
-        kept = [*zeros] or list(parameters)
+        moves = [] if self._alike else [m.detach()[members].requires_grad_() for m in self._moved]
+        kept = moves or list(parameters)
         for old, new in zip(self._moved, kept, strict=True):
             self._optimizer.state[new] = {
                 k: v[members] if v is not None and v.shape == old.shape else v
