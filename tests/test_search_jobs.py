@@ -1,8 +1,10 @@
 """The quick composition and the quick run of a job against Hydra's own."""
 
 import copy
+import gc
 import logging
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from search_app.lab import HERE
 
+from perceptrail.search.engines import Task
 from perceptrail.search.jobs import Composer, run_job
 
 
@@ -129,3 +132,32 @@ def test_runs_a_job_as_hydra_does(tmp_path: Path, overrides: list[str]) -> None:
             seen.clear()
             assert HydraConfig.instance().cfg is None
     assert results[0] == results[1]
+
+
+def test_a_trial_finds_nothing_left_of_the_last(tmp_path: Path) -> None:
+    """A training holds itself, and with it its data; many would fill the memory."""
+    trainings: list[weakref.ref[Any]] = []
+
+    class Training:
+        def __init__(self) -> None:
+            self.itself = self
+
+    def train(_: DictConfig) -> float:
+        assert not [alive for alive in trainings if alive() is not None]
+        training = Training()
+        trainings.append(weakref.ref(training))
+        gc.collect(1)  # it grows old, as one does that takes a while
+        return 0.0
+
+    with initialize_config_dir(str(HERE / "conf"), version_base="1.3", job_name="app"):
+        hydra = GlobalHydra.instance().hydra
+        given = [f"hydra.sweep.dir={tmp_path}"]
+        master = hydra.compose_config(
+            "config", given, RunMode.MULTIRUN, with_log_configuration=False
+        )
+        HydraConfig.instance().set_config(master)
+        task = Task(HydraContext(hydra.config_loader, Callbacks()), train, master, 1)
+        composer = task.composer()
+        for number in range(3):
+            outcome = task.run(composer, number, [])
+            assert outcome.values == (0.0,), outcome.reason

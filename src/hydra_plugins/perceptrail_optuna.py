@@ -42,7 +42,11 @@ PRUNERS: dict[str, dict[str, Any]] = {
     "none": {"_target_": f"{_OPTUNA}.NopPruner"},
     "median": _MEDIAN,
     "percentile": {"_target_": f"{_OPTUNA}.PercentilePruner", "percentile": 25.0},
-    "successive_halving": {"_target_": f"{_OPTUNA}.SuccessiveHalvingPruner", "min_resource": 1},
+    "successive_halving": {  # looks after 3, 7 and 19 epochs, and lets a third go on
+        "_target_": f"{_OPTUNA}.SuccessiveHalvingPruner",
+        "min_resource": 2,
+        "reduction_factor": 3,
+    },
     "hyperband": {"_target_": f"{_OPTUNA}.HyperbandPruner"},
     "wilcoxon": {"_target_": f"{_OPTUNA}.WilcoxonPruner"},
     "patient": {"_target_": f"{_OPTUNA}.PatientPruner", "wrapped_pruner": _MEDIAN, "patience": 2},

@@ -3,6 +3,7 @@
 An engine takes trials by `submit` while it has free `slots`, and `wait` returns those that ended.
 """
 
+import gc
 import math
 import traceback
 from abc import ABC, abstractmethod
@@ -52,6 +53,7 @@ class Task:
 
     def run(self, composer: Composer, number: int, overrides: Sequence[str]) -> Outcome:
         """Run one trial here, as Hydra runs any job."""
+        gc.collect()  # a training is a cycle of references, which would keep its data for long
         setup_globals()
         config = composer.compose(overrides)
         with open_dict(config):
