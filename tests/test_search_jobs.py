@@ -20,6 +20,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from search_app.lab import HERE
 
+from perceptrail.search import engines
 from perceptrail.search.engines import Task
 from perceptrail.search.jobs import Composer, run_job
 
@@ -134,8 +135,11 @@ def test_runs_a_job_as_hydra_does(tmp_path: Path, overrides: list[str]) -> None:
     assert results[0] == results[1]
 
 
-def test_a_trial_finds_nothing_left_of_the_last(tmp_path: Path) -> None:
+def test_a_trial_finds_nothing_left_of_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A training holds itself, and with it its data; many would fill the memory."""
+    monkeypatch.setattr(engines, "LONG_S", 0)
     trainings: list[weakref.ref[Any]] = []
 
     class Training:

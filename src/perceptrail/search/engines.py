@@ -5,6 +5,7 @@ An engine takes trials by `submit` while it has free `slots`, and `wait` returns
 
 import gc
 import math
+import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from optuna.trial import TrialState
 from perceptrail.errors import UserError
 from perceptrail.passwords import masked
 from perceptrail.search.jobs import Composer, run_job
+
+LONG_S = 0.5  # of a trial: to clear up after it takes a hundredth of a second
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,17 @@ class Task:
 
     def run(self, composer: Composer, number: int, overrides: Sequence[str]) -> Outcome:
         """Run one trial here, as Hydra runs any job."""
-        gc.collect()  # a training is a cycle of references, which would keep its data for long
         setup_globals()
         config = composer.compose(overrides)
         with open_dict(config):
             config.hydra.job.num = config.hydra.job.id = number
+        started = time.monotonic()
         job = run_job(config, function=self.function, context=self.context)
-        return judge(number, job, objectives=self.objectives)
+        outcome = judge(number, job, objectives=self.objectives)
+        if time.monotonic() - started >= LONG_S:
+            del job
+            gc.collect()  # a training is a cycle of references, which would keep its data for long
+        return outcome
 
 
 def judge(number: int, job: JobReturn, *, objectives: int) -> Outcome:
