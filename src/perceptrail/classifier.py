@@ -11,8 +11,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from perceptrail.data.module import Batch, Chunks
+from perceptrail.gradient import Gradient
 from perceptrail.model import MLP
-from perceptrail.prediction import example_losses, labels, mean_loss
+from perceptrail.prediction import example_losses, labels, loss_and_slope, mean_loss
 from perceptrail.stepping import Step
 
 # A function of progress in [0, 1] -> factor of the rate, or a partial of a torch scheduler class.
@@ -61,6 +62,7 @@ class Classifier(pl.LightningModule):
         self._step_sizes: list[int] = []
         self._steps_per_epoch = 0
         self._step: Step | None = None
+        self._gradient: Gradient | None = None  # where it serves
         self._sums: Tensor | None = None  # of the validation: loss, correct, examples
 
     @property
@@ -101,6 +103,11 @@ class Classifier(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         self._step = Step(optimizer)
+        penalised = self._l1 or self._l2
+        plain = self.device.type == "cpu" and self.trainer.precision == "32-true"
+        if plain and not penalised and self.trainer.world_size == 1:
+            loss = partial(loss_and_slope, label_smoothing=self._label_smoothing)
+            self._gradient = Gradient(self.network, loss)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
@@ -129,6 +136,8 @@ class Classifier(pl.LightningModule):
     def _learn(self, x: Tensor, y: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
         """Leave the loss's gradient in the parameters; returns the loss."""
         if not self._adversarial:
+            if self._gradient is not None:
+                return self._gradient(x, y)
             loss = self.loss(x, y)
             backward(loss)
             return loss.detach()

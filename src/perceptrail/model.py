@@ -40,7 +40,11 @@ class Dropout(nn.Dropout):
         """Zero a share `p` of x while training, and scale up the rest."""
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
-        return x * draw_mask(x, int(self.p * 2**16) - 2**15).mul_(1 / (1 - self.p))
+        return x * self.mask(x)
+
+    def mask(self, like: Tensor) -> Tensor:
+        """What values of such a shape are multiplied by."""
+        return draw_mask(like, int(self.p * 2**16) - 2**15).mul_(1 / (1 - self.p))
 
 
 class GaussianNoise(nn.Module):
@@ -118,8 +122,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, outputs] of raw inputs [batch, inputs]."""
-        logits: Tensor = self.layers(torch.add(self._shift, x, alpha=1 / self.std))
+        logits: Tensor = self.layers(self.standardise(x))
         return logits
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Raw inputs as the layers take them."""
+        return torch.add(self._shift, x, alpha=1 / self.std)
 
     @property
     def weights(self) -> list[nn.Parameter]:

@@ -15,6 +15,8 @@ from perceptrail.model import MLP
 if TYPE_CHECKING:
     import pandas as pd
 
+aten = torch.ops.aten
+_MEAN, _NO_LABEL = 1, -100  # ATen's reduction by the mean; a label that it leaves out
 CHUNK = 8192  # examples at once: enough for full speed, little memory
 
 
@@ -43,6 +45,22 @@ def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Ten
     if logits.shape[1] > 1:
         return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
     return example_losses(logits, y, label_smoothing=label_smoothing).mean()
+
+
+def loss_and_slope(
+    logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """`mean_loss`, and its gradient by the logits [n, outputs]."""
+    if logits.shape[1] > 1 and not label_smoothing:  # the usual loss, by autograd's kernels alone
+        log = torch.log_softmax(logits, 1)
+        loss, n = aten.nll_loss_forward(log, y, None, _MEAN, _NO_LABEL)
+        slope = aten.nll_loss_backward(torch.ones_like(loss), log, y, None, _MEAN, _NO_LABEL, n)
+        return loss, aten._log_softmax_backward_data(slope, log, 1, log.dtype)
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        loss = mean_loss(logits, y, label_smoothing=label_smoothing)
+        (slope,) = torch.autograd.grad(loss, logits)
+    return loss.detach(), slope
 
 
 def labels(logits: Tensor) -> Tensor:

@@ -1,8 +1,19 @@
 """The optimizer's step, without what PyTorch finds out anew each time."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
+
+
+class _State(NamedTuple):
+    """What Adam remembers of parameters: by each, and all their `steps` in one tensor, `count`."""
+
+    means: list[Tensor]
+    squares: list[Tensor]
+    steps: list[Tensor]
+    count: Tensor
 
 
 class Step:
@@ -14,7 +25,7 @@ class Step:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._groups = optimizer, optimizer.param_groups
-        self._states: list[list[list[Tensor]]] = []  # of each group, once there is the kernel alone
+        self._states: list[_State] = []  # of each group, once there is the kernel alone
 
     def forget(self) -> None:
         """Drop the gradients."""
@@ -29,9 +40,9 @@ class Step:
             if _is_one_kernel(self._optimizer):
                 self._states = [self._state(group["params"]) for group in self._groups]
             return
-        for group, (means, squares, steps) in zip(self._groups, self._states, strict=True):
+        for group, (means, squares, steps, count) in zip(self._groups, self._states, strict=True):
             kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-            torch._foreach_add_(steps, 1)
+            count += 1
             kernel(
                 group["params"],
                 [parameter.grad for parameter in group["params"]],
@@ -48,9 +59,12 @@ class Step:
                 maximize=group["maximize"],
             )
 
-    def _state(self, parameters: list[Tensor]) -> list[list[Tensor]]:
-        of = self._optimizer.state
-        return [[of[p][name] for p in parameters] for name in ("exp_avg", "exp_avg_sq", "step")]
+    def _state(self, parameters: list[Tensor]) -> _State:
+        own = [self._optimizer.state[parameter] for parameter in parameters]
+        count = torch.stack([state["step"] for state in own])
+        for state, step in zip(own, count, strict=True):
+            state["step"] = step
+        return _State(*([s[name] for s in own] for name in ("exp_avg", "exp_avg_sq", "step")), count)
 
 
 def _is_one_kernel(optimizer: Optimizer) -> bool:

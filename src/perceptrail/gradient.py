@@ -1,0 +1,156 @@
+"""The chain rule for an MLP by PyTorch's kernels alone: what autograd would leave, to the bit."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from perceptrail.linear import Linear, is_large, product
+from perceptrail.model import MLP, Dropout, GaussianNoise, draw_mask
+
+aten = torch.ops.aten
+
+# Takes the loss's gradient by a layer's outputs, and whether that by its inputs is of use; leaves
+# the gradients by its parameters, and returns that by its inputs.
+Back = Callable[[Tensor, bool], Tensor | None]
+# Takes a layer's inputs; returns its outputs, and the way back, or none where they are the inputs.
+Layer = Callable[[Tensor], tuple[Tensor, Back | None]]
+# Takes logits [batch, outputs] and labels [batch]; returns the loss and its gradient by the logits.
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Gradient:
+    """Computes the loss of a network in training and adds its gradient to the parameters'.
+
+    For small networks autograd's bookkeeping takes as long as the arithmetic. Here each layer's
+    derivative stands beside it, and a step is their kernels and nothing else. A kind of layer that
+    has none here is differentiated by autograd, by itself. On a processor, in float32.
+    """
+
+    def __init__(self, network: MLP, loss: Loss) -> None:
+        self._standardise, self._scale, self._loss = network.standardise, 1 / network.std, loss
+        self._layers = [_LAYERS.get(type(layer), _other)(layer) for layer in network.layers]
+        learned = [any(True for _ in layer.parameters()) for layer in network.layers]
+        self._first = learned.index(True)  # before it no gradient is of use but the inputs'
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of inputs [batch, inputs] and labels [batch]."""
+        return self._through(x, y, self._first)[0]
+
+    @torch.no_grad()
+    def by_inputs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and its gradient by the inputs [batch, inputs]."""
+        loss, gradient = self._through(x, y, -1)
+        assert gradient is not None
+        return loss, gradient * self._scale
+
+    def _through(self, x: Tensor, y: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
+        """Forward, and back down to the layer `end`, whose inputs' gradient is of no use."""
+        x = self._standardise(x)
+        backs: list[Back | None] = []
+        for layer in self._layers:
+            x, back = layer(x)
+            backs.append(back)
+        gradient: Tensor | None
+        loss, gradient = self._loss(x, y)
+        for i in range(len(backs) - 1, max(end, 0) - 1, -1):
+            if (back := backs[i]) is not None:
+                assert gradient is not None
+                gradient = back(gradient, i != end)
+        return loss, gradient
+
+
+def _add(parameter: Tensor, gradient: Tensor) -> None:
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad += gradient
+
+
+def _linear(layer: nn.Module) -> Layer:
+    weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+    multiply = product if is_large(weight) else _small_product
+
+    def forward(x: Tensor) -> tuple[Tensor, Back]:
+        def back(g: Tensor, needed: bool) -> Tensor | None:
+            _add(weight, multiply(g.T, x.T))
+            _add(bias, g.sum(0))
+            return multiply(g, weight.T) if needed else None
+
+        return multiply(x, weight, bias), back
+
+    return forward
+
+
+def _small_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.mm(a, b.T) if bias is None else torch.addmm(bias, a, b.T)
+
+
+def _batch_norm(layer: nn.Module) -> Layer:
+    assert isinstance(layer, nn.BatchNorm1d) and layer.num_batches_tracked is not None
+    weight, bias, count = layer.weight, layer.bias, layer.num_batches_tracked
+    running = (layer.running_mean, layer.running_var)
+    momentum, eps = layer.momentum, layer.eps
+
+    def forward(x: Tensor) -> tuple[Tensor, Back]:
+        def back(g: Tensor, needed: bool) -> Tensor:
+            of_x, *of_parameters = aten.native_batch_norm_backward(
+                g, x, weight, *running, *saved, True, eps, (needed, True, True)
+            )
+            for parameter, gradient in zip((weight, bias), of_parameters, strict=True):
+                _add(parameter, gradient)
+            return of_x
+
+        count.add_(1)
+        y, *saved = torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
+        return y, back
+
+    return forward
+
+
+def _dropout(layer: nn.Module) -> Layer:
+    assert isinstance(layer, Dropout)
+
+    def forward(x: Tensor) -> tuple[Tensor, Back | None]:
+        if layer.p == 0:
+            return x, None
+        mask = layer.mask(x)
+        return x * mask, lambda g, needed: g * mask
+
+    return forward
+
+
+def _noise(layer: nn.Module) -> Layer:
+    return lambda x: (layer(x), None)
+
+
+def _relu(layer: nn.Module) -> Layer:
+    def forward(x: Tensor) -> tuple[Tensor, Back]:
+        y = x.relu_()  # what comes before needs its output no more
+        return y, lambda g, needed: aten.threshold_backward(g, y, 0)
+
+    return forward
+
+
+def _other(layer: nn.Module) -> Layer:
+    def forward(x: Tensor) -> tuple[Tensor, Back]:
+        def back(g: Tensor, needed: bool) -> Tensor | None:
+            y.backward(g)
+            return x.grad
+
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            y = layer(x)
+        return y.detach(), back
+
+    return forward
+
+
+_LAYERS: Mapping[type[nn.Module], Callable[[nn.Module], Layer]] = {
+    Linear: _linear,
+    nn.BatchNorm1d: _batch_norm,
+    Dropout: _dropout,
+    GaussianNoise: _noise,
+    nn.ReLU: _relu,
+}
