@@ -106,7 +106,8 @@ class Classifier(pl.LightningModule):
         penalised = self._l1 or self._l2
         plain = self.device.type == "cpu" and self.trainer.precision == "32-true"
         if plain and not penalised and self.trainer.world_size == 1:
-            loss = partial(loss_and_slope, label_smoothing=self._label_smoothing)
+            share = 0.5 if self._adversarial else 1.0
+            loss = partial(loss_and_slope, label_smoothing=self._label_smoothing, share=share)
             self._gradient = Gradient(self.network, loss)
 
     def on_train_epoch_start(self) -> None:
@@ -141,11 +142,14 @@ class Classifier(pl.LightningModule):
             loss = self.loss(x, y)
             backward(loss)
             return loss.detach()
+        length = self._adversarial * self.network.std * x.shape[1] ** 0.5
+        if self._gradient is not None:
+            friendly, slope = self._gradient.by_inputs(x, y)
+            return friendly + self._gradient(x + length * F.normalize(slope), y)
         x = x.detach().requires_grad_()
         friendly = self.loss(x, y) / 2
         backward(friendly)
         assert x.grad is not None
-        length = self._adversarial * self.network.std * x.shape[1] ** 0.5
         hostile = self.loss(x.detach() + length * F.normalize(x.grad), y) / 2
         backward(hostile)
         return (friendly + hostile).detach()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptrail.linear import Linear, is_large, product
-from perceptrail.model import MLP, Dropout, GaussianNoise, draw_mask
+from perceptrail.model import MLP, Dropout, GaussianNoise
 
 aten = torch.ops.aten
 
@@ -88,13 +88,15 @@ def _small_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _batch_norm(layer: nn.Module) -> Layer:
-    assert isinstance(layer, nn.BatchNorm1d) and layer.num_batches_tracked is not None
+    assert isinstance(layer, nn.BatchNorm1d)
+    assert layer.num_batches_tracked is not None and layer.momentum is not None
     weight, bias, count = layer.weight, layer.bias, layer.num_batches_tracked
     running = (layer.running_mean, layer.running_var)
     momentum, eps = layer.momentum, layer.eps
 
     def forward(x: Tensor) -> tuple[Tensor, Back]:
-        def back(g: Tensor, needed: bool) -> Tensor:
+        def back(g: Tensor, needed: bool) -> Tensor | None:
+            of_x: Tensor | None
             of_x, *of_parameters = aten.native_batch_norm_backward(
                 g, x, weight, *running, *saved, True, eps, (needed, True, True)
             )

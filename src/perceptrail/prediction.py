@@ -48,17 +48,18 @@ def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Ten
 
 
 def loss_and_slope(
-    logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0
+    logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0, share: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """`mean_loss`, and its gradient by the logits [n, outputs]."""
+    """A `share` of `mean_loss`, and its gradient by the logits [n, outputs]."""
     if logits.shape[1] > 1 and not label_smoothing:  # the usual loss, by autograd's kernels alone
         log = torch.log_softmax(logits, 1)
         loss, n = aten.nll_loss_forward(log, y, None, _MEAN, _NO_LABEL)
-        slope = aten.nll_loss_backward(torch.ones_like(loss), log, y, None, _MEAN, _NO_LABEL, n)
-        return loss, aten._log_softmax_backward_data(slope, log, 1, log.dtype)
+        whole = torch.full_like(loss, share)
+        slope = aten.nll_loss_backward(whole, log, y, None, _MEAN, _NO_LABEL, n)
+        return loss * share, aten._log_softmax_backward_data(slope, log, 1, log.dtype)
     with torch.enable_grad():
         logits = logits.detach().requires_grad_()
-        loss = mean_loss(logits, y, label_smoothing=label_smoothing)
+        loss = share * mean_loss(logits, y, label_smoothing=label_smoothing)
         (slope,) = torch.autograd.grad(loss, logits)
     return loss.detach(), slope
 

@@ -8,12 +8,12 @@ from torch.optim import Adam, AdamW, Optimizer
 
 
 class _State(NamedTuple):
-    """What Adam remembers of parameters: by each, and all their `steps` in one tensor, `count`."""
+    """What Adam remembers of parameters: of each, and their `steps` as one tensor, `all_steps`."""
 
     means: list[Tensor]
     squares: list[Tensor]
     steps: list[Tensor]
-    count: Tensor
+    all_steps: Tensor
 
 
 class Step:
@@ -40,9 +40,11 @@ class Step:
             if _is_one_kernel(self._optimizer):
                 self._states = [self._state(group["params"]) for group in self._groups]
             return
-        for group, (means, squares, steps, count) in zip(self._groups, self._states, strict=True):
+        for group, (means, squares, steps, all_steps) in zip(
+            self._groups, self._states, strict=True
+        ):
             kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-            count += 1
+            all_steps.add_(1)
             kernel(
                 group["params"],
                 [parameter.grad for parameter in group["params"]],
@@ -61,10 +63,12 @@ class Step:
 
     def _state(self, parameters: list[Tensor]) -> _State:
         own = [self._optimizer.state[parameter] for parameter in parameters]
-        count = torch.stack([state["step"] for state in own])
-        for state, step in zip(own, count, strict=True):
+        all_steps = torch.stack([state["step"] for state in own])
+        steps = list(all_steps)
+        for state, step in zip(own, steps, strict=True):
             state["step"] = step
-        return _State(*([s[name] for s in own] for name in ("exp_avg", "exp_avg_sq", "step")), count)
+        means, squares = ([state[k] for state in own] for k in ("exp_avg", "exp_avg_sq"))
+        return _State(means, squares, steps, all_steps)
 
 
 def _is_one_kernel(optimizer: Optimizer) -> bool:

@@ -19,6 +19,7 @@ from perceptrail.errors import UserError, did_you_mean
 Batch = tuple[Tensor, Tensor]
 
 VAL_BATCH = 4096  # without gradients, larger batches only cost memory
+VALUES = 2**20  # inputs gathered at once: few calls, and still in the processor's cache
 
 
 def shuffled(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -64,8 +65,10 @@ class Batches:
             for start in range(0, len(y), size):
                 yield x[start : start + size], y[start : start + size]
         else:
-            for i in torch.split(self._order(self._seed), size):
-                yield x.index_select(0, i), y.index_select(0, i)
+            many = max(1, VALUES // (x[0].numel() * size)) * size
+            for i in torch.split(self._order(self._seed), many):
+                picked = x.index_select(0, i), y.index_select(0, i)
+                yield from zip(*(part.split(size) for part in picked), strict=True)
 
     def _order(self, seed: int) -> Tensor:
         order = shuffled(len(self._y), seed=seed, epoch=self._epoch())

@@ -10,13 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from perceptrail.callbacks import Row
-from perceptrail.data.module import Batch, shuffled
+from perceptrail.data.module import VALUES, Batch, shuffled
 from perceptrail.fused.member import Course, Member, State
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, OWN, Update
 from perceptrail.prediction import example_losses, labels
-
-VALUES = 2**20  # inputs gathered at once: few calls, and still in the processor's cache
 
 
 class Group:

@@ -1,0 +1,75 @@
+"""The chain rule by kernels alone against autograd, to the bit."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from perceptrail.activations import ACTIVATIONS
+from perceptrail.gradient import Gradient
+from perceptrail.model import MLP, NORMS
+from perceptrail.prediction import loss_and_slope, mean_loss
+
+NOISY = {"dropout": 0.4, "input_dropout": 0.1, "noise": 0.3, "input_noise": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def batch(inputs: int, classes: int, n: int = 24) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.rand(n, inputs), torch.randint(classes, (n,))
+
+
+def assert_same(network: MLP, x: Tensor, y: Tensor, *, smoothing: float = 0.0) -> None:
+    """Three batches through both, so that running statistics count; gradients add up."""
+    twin = copy.deepcopy(network)
+    gradient = Gradient(network, partial(loss_and_slope, label_smoothing=smoothing))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        x_ = x.clone().requires_grad_()
+        expected = mean_loss(twin(x_), y, label_smoothing=smoothing)
+        expected.backward()
+        torch.manual_seed(seed)
+        loss, by_inputs = gradient.by_inputs(x, y) if seed else (gradient(x, y), x_.grad)
+        assert torch.equal(loss, expected)
+        assert torch.equal(by_inputs, x_.grad)
+        for ours, theirs in zip(network.parameters(), twin.parameters(), strict=True):
+            assert torch.equal(ours.grad, theirs.grad)
+        for ours, theirs in zip(network.buffers(), twin.buffers(), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("norm", [None, *NORMS])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_and_norm(activation: str, norm: str | None, classes: int) -> None:
+    torch.manual_seed(0)
+    outputs = 1 if classes == 2 else classes
+    options = {"activation": activation, "norm": norm, "mean": 0.4, "std": 0.3}
+    network = MLP(7, outputs, hidden=[9, 1, 4], **options, **NOISY)
+    assert_same(network, *batch(7, classes))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("hidden", [[], [1], [256], [200, 150, 30]])
+def test_every_size(hidden: list[int], smoothing: float) -> None:
+    torch.manual_seed(0)
+    assert_same(MLP(300, 10, hidden=hidden), *batch(300, 10), smoothing=smoothing)
+    assert_same(MLP(300, 10, hidden=hidden), *batch(300, 10, n=1), smoothing=smoothing)
+
+
+def test_a_share_of_the_loss_has_that_share_of_the_gradient() -> None:
+    for outputs in (1, 3):
+        logits, y = torch.randn(6, outputs), torch.randint(max(2, outputs), (6,))
+        whole, half = loss_and_slope(logits, y), loss_and_slope(logits, y, share=0.5)
+        for all_, part in zip(whole, half, strict=True):
+            assert torch.equal(all_ / 2, part)
