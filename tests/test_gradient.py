@@ -10,7 +10,7 @@ from torch import Tensor
 from perceptrail.activations import ACTIVATIONS
 from perceptrail.gradient import Gradient
 from perceptrail.model import MLP, NORMS
-from perceptrail.prediction import loss_and_slope, mean_loss
+from perceptrail.prediction import loss_and_slope, losses_and_slopes, mean_loss
 
 NOISY = {"dropout": 0.4, "input_dropout": 0.1, "noise": 0.3, "input_noise": 0.2}
 
@@ -73,3 +73,18 @@ def test_a_share_of_the_loss_has_that_share_of_the_gradient() -> None:
         whole, half = loss_and_slope(logits, y), loss_and_slope(logits, y, share=0.5)
         for all_, part in zip(whole, half, strict=True):
             assert torch.equal(all_ / 2, part)
+
+
+@pytest.mark.parametrize("smoothing", [None, [0.0, 0.2, 0.5]])
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_the_losses_of_many_and_their_slopes(outputs: int, smoothing: list[float] | None) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, 8, outputs, requires_grad=True)
+    y = torch.randint(max(2, outputs), (3, 8))
+    each = zip(logits, y, smoothing or [0.0] * 3, strict=True)
+    expected = torch.stack([mean_loss(z, own, label_smoothing=s) for z, own, s in each])
+    expected.sum().backward()
+    given = None if smoothing is None else torch.tensor(smoothing)[:, None]
+    losses, slopes = losses_and_slopes(logits.detach(), y, label_smoothing=given)
+    torch.testing.assert_close(losses, expected)
+    torch.testing.assert_close(slopes, logits.grad)

@@ -1,6 +1,7 @@
 """The chain rule for an MLP by PyTorch's kernels alone: what autograd would leave, to the bit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +55,32 @@ class Gradient:
             backs.append(back)
         gradient: Tensor | None
         loss, gradient = self._loss(x, y)
-        for i in range(len(backs) - 1, max(end, 0) - 1, -1):
-            if (back := backs[i]) is not None:
-                assert gradient is not None
-                gradient = back(gradient, i != end)
-        return loss, gradient
+        return loss, walk_back(backs, gradient, end=end)
+
+
+def walk_back(backs: Sequence[Back | None], gradient: Tensor, *, end: int) -> Tensor | None:
+    """From the gradient by the last layer's outputs to that by the inputs of the layer `end`, which
+    is of no use itself; with -1, to that by the inputs of all, which is.
+    """
+    passed: Tensor | None = gradient
+    for i in range(len(backs) - 1, max(end, 0) - 1, -1):
+        if (back := backs[i]) is not None:
+            assert passed is not None
+            passed = back(passed, i != end)
+    return passed
+
+
+def by_autograd(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Back]:
+    """The outputs of a function that autograd is to differentiate, and the way back."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = function(x)
+
+    def back(g: Tensor, needed: bool) -> Tensor | None:
+        y.backward(g)
+        return x.grad
+
+    return y.detach(), back
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
@@ -136,17 +158,7 @@ def _relu(layer: nn.Module) -> Layer:
 
 
 def _other(layer: nn.Module) -> Layer:
-    def forward(x: Tensor) -> tuple[Tensor, Back]:
-        def back(g: Tensor, needed: bool) -> Tensor | None:
-            y.backward(g)
-            return x.grad
-
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            y = layer(x)
-        return y.detach(), back
-
-    return forward
+    return partial(by_autograd, layer)
 
 
 _LAYERS: Mapping[type[nn.Module], Callable[[nn.Module], Layer]] = {

@@ -2,19 +2,19 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from perceptrail.callbacks import Row
 from perceptrail.data.module import VALUES, Batch, shuffled
-from perceptrail.fused.member import Course, Member, State
+from perceptrail.fused.member import Course, Member
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, OWN, Update
-from perceptrail.prediction import example_losses, labels
+from perceptrail.prediction import example_losses, labels, losses_and_slopes
 
 
 class Group:
@@ -50,7 +50,9 @@ class Group:
         data = [member.data for member in members]
         self._scale = self._tensor([1 / own.std for own in data])[:, None, None]
         self._shift = self._tensor([-own.mean / own.std for own in data])[:, None, None]
-        self._best: State = {name: value.clone() for name, value in self._stack.state.items()}
+        self._best: dict[str, Tensor] = {
+            name: value.clone() for name, value in self._stack.state.items()
+        }
 
     def _tensor(self, values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
@@ -73,18 +75,17 @@ class Group:
         )
         self._train, self._val = self._train.to(self._device), self._val.to(self._device)
 
-    def fit(self) -> None:
-        """Train until every member is done."""
-        started, total = time.perf_counter(), self._epochs * len(self._members)
-        with tqdm(total=total, unit="epoch", disable=None, dynamic_ncols=True) as bar:
-            for epoch in range(self._epochs):
-                rows = self._epoch(epoch)
-                bar.update(len(rows))
-                for member in self._settle(rows):
-                    member.seconds = time.perf_counter() - started
-                    bar.update(self._epochs - len(member.rows))
-                if not self._members:
-                    return
+    def fit(self, told: Callable[[int], object]) -> None:
+        """Train until every member is done; `told` hears how many epochs have been dealt with."""
+        started = time.perf_counter()
+        for epoch in range(self._epochs):
+            rows = self._epoch(epoch)
+            gone = self._settle(rows)
+            for member in gone:
+                member.outcome.seconds = time.perf_counter() - started
+            told(len(rows) + sum(self._epochs - len(member.outcome.rows) for member in gone))
+            if not self._members:
+                return
 
     def _epoch(self, epoch: int) -> list[Row]:
         """Train and validate once; each member's row of the history."""
@@ -124,17 +125,14 @@ class Group:
         paces = rates[:, 0].tolist() if self._alike else rates.float().to(self._device)
         dropouts = dropouts.float().to(self._device)
         fixed = bool((dropouts == dropouts[0]).all())
-        smoothing = 0.0 if self._smoothing is None else self._smoothing
+        smoothing = self._smoothing
         total = torch.zeros(len(seeds), device=self._device)
         for step, (x, y) in enumerate(self._batches(rows, self._size)):
             if step == 0 or not fixed:
                 self._stack.set_dropout(dropouts[step])
-            with torch.enable_grad():
-                logits = self._stack(x, training=True)
-                loss = example_losses(logits, y, label_smoothing=smoothing).mean(1)
-                loss.sum().backward()
+            loss = self._stack.learn(x, partial(losses_and_slopes, y=y, label_smoothing=smoothing))
             penalty = self._update.step(self._stack.parameters, self._stack.weights, paces[step])
-            total += (loss.detach() + penalty) * y.shape[1]
+            total += (loss + penalty) * y.shape[1]
         return total / n
 
     @torch.no_grad()
@@ -143,7 +141,7 @@ class Group:
         loss = torch.zeros(len(self._val), dtype=torch.float64, device=self._device)
         correct = torch.zeros_like(loss)
         for x, y in self._batches(self._val):
-            logits = self._stack(x, training=False)
+            logits = self._stack(x)
             loss += example_losses(logits, y).sum(1, dtype=torch.float64)
             correct += (labels(logits) == y).sum(1)
         n = self._val.shape[1]
@@ -176,9 +174,9 @@ class Group:
             best[improved] = state[name][improved]
         leaving = done.nonzero()[:, 0].tolist()
         for k in leaving:
-            self._members[k].states = {
-                "best": {name: value[k].cpu().clone() for name, value in self._best.items()},
-                "last": {name: value[k].cpu().clone() for name, value in state.items()},
+            self._members[k].outcome.states = {
+                name: {key: value[k].cpu().numpy().copy() for key, value in of_all.items()}
+                for name, of_all in (("best", self._best), ("last", state))
             }
         gone = [self._members[k] for k in leaving]
         if gone:

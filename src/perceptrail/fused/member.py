@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from perceptrail.callbacks import CURES, DivergenceError, Row
 from perceptrail.errors import UserError
@@ -18,16 +19,26 @@ from perceptrail.training import Parts
 if TYPE_CHECKING:
     from perceptrail.search.pruning import Pruning
 
-State = dict[str, Tensor]
+State = dict[str, NDArray[Any]]
 Course = tuple[str, Callable[[float], float]]  # a function of progress, by a name for what it does
 
 
-class Member:
-    """A network in training, as seen from outside: it is told how each epoch went.
+@dataclass
+class Outcome:
+    """What has come of a training: each epoch's row, and why it failed, if it did.
 
-    `states` will hold its state_dict after the `best` and the `last` epoch, `best_epoch` (counted
-    from 0) which that was, `error` why it failed, `seconds` how long it was trained.
+    `states` holds the network's state_dict after the `best` epoch, counted from 0, and the `last`.
     """
+
+    rows: list[Row] = field(default_factory=list)
+    states: dict[str, State] = field(default_factory=dict)
+    best_epoch: int = 0
+    seconds: float = 0.0
+    error: UserError | None = None
+
+
+class Member:
+    """A network in training, as seen from outside: it is told how each epoch went."""
 
     def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
         self.data, self.network, self.optimizer, schedule = parts
@@ -46,10 +57,7 @@ class Member:
         rate = DROPOUT_SCHEDULES[kind]
         self.dropout: Course = (str(settings["dropout"]), lambda t: rate(t, *bounds))
 
-        self.rows: list[Row] = []
-        self.states: dict[str, State] = {}
-        self.best_epoch, self.seconds = 0, 0.0
-        self.error: UserError | None = None
+        self.outcome = Outcome()
         self.pruning = pruning
         self._monitor: str = settings["monitor"]["metric"]
         self._record = _Record(self._monitor, settings["monitor"]["mode"])
@@ -73,18 +81,18 @@ class Member:
 
     def take(self, row: Row) -> tuple[bool, bool]:
         """Add an epoch; whether it is the best yet, and whether it is the last."""
-        self.rows.append(row)
-        epoch = len(self.rows)
+        self.outcome.rows.append(row)
+        epoch = len(self.outcome.rows)
         for name in ("train/loss", "val/loss"):
             if not isfinite(row[name]):
-                self.error = DivergenceError(
+                self.outcome.error = DivergenceError(
                     f"{name} became {row[name]} in epoch {epoch} "
                     f"(learning rate {row['lr']:.3g}): {CURES}"
                 )
                 return False, True
         improved = self._record.add(row)
         if improved:
-            self.best_epoch = epoch - 1
+            self.outcome.best_epoch = epoch - 1
         self._watch.add(row)
         ended = epoch == self.epochs or self._watch.since >= self._patience
         pruned = [judge.consider(row[self._monitor], epoch - 1) for judge in self.pruning]

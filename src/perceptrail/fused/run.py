@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from tqdm import tqdm
 
 from perceptrail import config
 from perceptrail.build import USE, dataset
 from perceptrail.callbacks import BEST, LAST
 from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.sets import Dataset
-from perceptrail.fused.group import Group
-from perceptrail.fused.member import Member
+from perceptrail.fused.member import Member, Outcome
+from perceptrail.fused.sharing import fit
 from perceptrail.training import assemble, check_accelerator, pruning_of, recorded, returned
 
 log = logging.getLogger(__name__)
@@ -38,35 +39,37 @@ def prepare(cfg: DictConfig, datasets: dict[str, Dataset]) -> Member:
 
 
 def train(members: Sequence[Member]) -> None:
-    """Train members, those of one shape together."""
+    """Train members, those of one shape together, shared out among this machine's cores."""
     groups: dict[Any, list[Member]] = {}
     for member in members:
         groups.setdefault(member.shape, []).append(member)
-    for group in groups.values():
-        Group(group).fit()
+    total = sum(member.epochs for member in members)
+    with tqdm(total=total, unit="epoch", disable=None, dynamic_ncols=True) as bar:
+        fit(list(groups.values()), bar.update)
 
 
 def finish(cfg: DictConfig, member: Member, *, start: float) -> float | list[float]:
     """Leave what a run leaves, inside the Hydra job; return what a run returns."""
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    run_dir, outcome = Path(HydraConfig.get().runtime.output_dir), member.outcome
     with recorded(cfg, run_dir, member.data, live=False) as store:
-        for row in member.rows:
+        for row in outcome.rows:
             store.post("log_row", row)
-        if member.error is not None:
-            raise member.error
+        if outcome.error is not None:
+            raise outcome.error
         for name, file in (("best", BEST), ("last", LAST)):
-            torch.save(_checkpoint(member, name), run_dir / file)
-        trained = Trained(cfg, run_dir, member.data, member.network, member.rows)
-        reached = conclude(trained, store, Clock(start, start, start + member.seconds))
+            torch.save(_checkpoint(outcome, name), run_dir / file)
+        trained = Trained(cfg, run_dir, member.data, member.network, outcome.rows)
+        reached = conclude(trained, store, Clock(start, start, start + outcome.seconds))
     for judge in member.pruning:
         judge.raise_if_pruned()
     return returned(cfg, reached)
 
 
-def _checkpoint(member: Member, name: str) -> dict[str, Any]:
-    epoch = member.best_epoch if name == "best" else len(member.rows) - 1
+def _checkpoint(outcome: Outcome, name: str) -> dict[str, Any]:
+    epoch = outcome.best_epoch if name == "best" else len(outcome.rows) - 1
+    state = outcome.states[name]
     return {
         "epoch": epoch,
-        "global_step": member.rows[epoch]["step"],
-        "state_dict": {f"network.{k}": v for k, v in member.states[name].items()},
+        "global_step": outcome.rows[epoch]["step"],
+        "state_dict": {f"network.{k}": torch.from_numpy(v) for k, v in state.items()},
     }

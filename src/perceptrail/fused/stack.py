@@ -1,63 +1,49 @@
 """Networks of one architecture as one: each layer computes all of them at once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from perceptrail.activations import ACTIVATIONS
+from perceptrail.gradient import Back, by_autograd, walk_back
 from perceptrail.linear import Linear, is_large, product
 from perceptrail.model import MLP, Dropout, GaussianNoise, draw_mask
 
 Own = dict[str, Tensor]  # what the members have of one layer, each [members, ...]
 
 
-class _Linear(torch.autograd.Function):
-    """x [m, b, i], weight [m, o, i], bias [m, o] -> [m, b, o].
+def _linear(layer: nn.Module, own: Own, x: Tensor, training: bool) -> tuple[Tensor, Back]:
+    weight, bias = own["weight"], own["bias"]
+    _, fan_out, fan_in = weight.shape
+    large = is_large(weight)
 
-    Large ones member by member, with room [m, o, i] for the weight's gradient, since new memory for
-    that takes as long as the products; small ones with their longer side last, which is faster.
-    """
+    def back(g: Tensor, needed: bool) -> Tensor | None:
+        bias.grad = g.sum(1)
+        if large:
+            weight.grad = _each(g.mT, x.mT)
+            return _each(g, weight.mT) if needed else None
+        # Small ones are faster with their longer side last.
+        weight.grad = x.mT.bmm(g).mT.contiguous() if fan_in < fan_out else g.mT.bmm(x)
+        if not needed:
+            return None
+        return g * weight if fan_out == 1 else torch.bmm(g, weight)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.room = room
-        if is_large(weight):
-            return torch.stack([product(*own) for own in zip(x, weight, bias, strict=True)])
-        if weight.shape[1] == 1:
-            y = x.new_empty(*x.shape[:2], 1)
-            torch.baddbmm(bias.unsqueeze(2), weight, x.mT, out=y.view(len(y), 1, -1))
-            return y
-        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        _, fan_out, fan_in = weight.shape
-        back = None
-        if is_large(weight):
-            if ctx.needs_input_grad[0]:
-                back = torch.stack([product(g, w.T) for g, w in zip(grad, weight, strict=True)])
-            for place, g, own in zip(ctx.room, grad, x, strict=True):
-                place.copy_(product(g.T, own.T))
-            assert weight.grad is None
-            weight.grad = ctx.room  # if it were returned, it would be copied
-            return back, None, grad.sum(1), None
-        if ctx.needs_input_grad[0]:
-            back = grad * weight if fan_out == 1 else torch.bmm(grad, weight)
-        if fan_in < fan_out:
-            return back, torch.bmm(x.mT, grad).mT.contiguous(), grad.sum(1), None
-        return back, torch.bmm(grad.mT, x), grad.sum(1), None
+    if large:
+        return _each(x, weight, bias), back
+    if fan_out > 1:
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.mT), back
+    y = x.new_empty(*x.shape[:2], 1)
+    torch.baddbmm(bias.unsqueeze(2), weight, x.mT, out=y.view(len(y), 1, -1))
+    return y, back
 
 
-def _linear(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
-    y: Tensor = _Linear.apply(x, own["weight"], own["bias"], own.get("room"))
-    return y
+def _each(a: Tensor, b: Tensor, *bias: Tensor) -> Tensor:
+    """The members' products a @ b.T, for a [members, m, k] and b [members, n, k]."""
+    if len(a) == 1:
+        return product(a[0], b[0], *(own[0] for own in bias)).unsqueeze(0)
+    return torch.stack([product(*own) for own in zip(a, b, *bias, strict=True)])
 
 
 def _batch_norm(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
@@ -81,14 +67,15 @@ def _layer_norm(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor
     return torch.addcmul(own["bias"].unsqueeze(1), normed, own["weight"].unsqueeze(1))
 
 
-def _dropout(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
+def _dropout(layer: nn.Module, own: Own, x: Tensor, training: bool) -> tuple[Tensor, Back | None]:
     if not training or "p" not in own:
-        return x
-    return x * draw_mask(x, own["threshold"]).mul_(1 / (1 - own["p"]))
+        return x, None
+    mask = draw_mask(x, own["threshold"]).mul_(1 / (1 - own["p"]))
+    return x * mask, lambda g, needed: g * mask
 
 
-def _noise(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
-    return torch.addcmul(x, torch.randn_like(x), own["std"]) if training else x
+def _noise(layer: nn.Module, own: Own, x: Tensor, training: bool) -> tuple[Tensor, None]:
+    return torch.addcmul(x, torch.randn_like(x), own["std"]) if training else x, None
 
 
 def _activation(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
@@ -96,17 +83,32 @@ def _activation(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor
     return y
 
 
-def _relu(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
-    return x.relu_()  # what comes before needs its output no more
+def _relu(layer: nn.Module, own: Own, x: Tensor, training: bool) -> tuple[Tensor, Back]:
+    y = x.relu_()  # what comes before needs its output no more
+    return y, lambda g, needed: torch.ops.aten.threshold_backward(g, y, 0)
 
 
-_FORWARD: Mapping[type[nn.Module], Callable[[nn.Module, Own, Tensor, bool], Tensor]] = {
+Forward = Callable[[nn.Module, Own, Tensor, bool], tuple[Tensor, Back | None]]
+
+
+def _differentiated(function: Callable[[nn.Module, Own, Tensor, bool], Tensor]) -> Forward:
+    def forward(
+        layer: nn.Module, own: Own, x: Tensor, training: bool
+    ) -> tuple[Tensor, Back | None]:
+        if not training:
+            return function(layer, own, x, training), None
+        return by_autograd(lambda x: function(layer, own, x, training), x)
+
+    return forward
+
+
+_FORWARD: Mapping[type[nn.Module], Forward] = {
     Linear: _linear,
-    nn.BatchNorm1d: _batch_norm,
-    nn.LayerNorm: _layer_norm,
+    nn.BatchNorm1d: _differentiated(_batch_norm),
+    nn.LayerNorm: _differentiated(_layer_norm),
     Dropout: _dropout,
     GaussianNoise: _noise,
-    **{getattr(nn, f.module): _activation for f in ACTIVATIONS.values()},
+    **{getattr(nn, f.module): _differentiated(_activation) for f in ACTIVATIONS.values()},
     nn.ReLU: _relu,
 }
 
@@ -128,9 +130,9 @@ class Stack:
                 own["std"] = stds.to(device)[:, None, None]
             for name, _ in layer.named_parameters():
                 own[name].requires_grad_()
-            if isinstance(layer, Linear) and is_large(own["weight"]):
-                own["room"] = torch.empty_like(own["weight"], requires_grad=False)
             self._own.append(own)
+        learned = [any(value.requires_grad for value in own.values()) for own in self._own]
+        self._first = learned.index(True)
         first = torch.tensor([network.layers[0].p for network in networks])
         self._set_rate(self._own[0], first.to(device))
 
@@ -172,8 +174,25 @@ class Stack:
                 kept = value.detach()[members]
                 own[name] = kept.requires_grad_(value.requires_grad)
 
-    def __call__(self, x: Tensor, *, training: bool) -> Tensor:
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
         """Logits [members, batch, outputs] of standardised inputs."""
+        return self._forward(x, training=False)[0]
+
+    @torch.no_grad()
+    def learn(self, x: Tensor, loss: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """Leave the gradients of the members' losses in the parameters; the losses [members].
+
+        `loss` takes logits to the losses, and their gradients by the logits.
+        """
+        logits, backs = self._forward(x, training=True)
+        losses, gradient = loss(logits)
+        walk_back(backs, gradient, end=self._first)
+        return losses
+
+    def _forward(self, x: Tensor, *, training: bool) -> tuple[Tensor, list[Back | None]]:
+        backs = []
         for layer, own in zip(self._layers, self._own, strict=True):
-            x = _FORWARD[type(layer)](layer, own, x, training)
-        return x
+            x, back = _FORWARD[type(layer)](layer, own, x, training)
+            backs.append(back)
+        return x, backs

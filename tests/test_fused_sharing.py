@@ -1,0 +1,125 @@
+"""A stack shared out among processes: what each job leaves, and what is left of the processes."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+from launching import launch
+from test_fused import DIGITS, EPOCHS, SMALL, assert_alike, history
+
+from perceptrail.callbacks import DivergenceError
+from perceptrail.errors import UserError
+from perceptrail.fused import sharing
+from perceptrail.fused.group import Group
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    """As many processes; the tests otherwise have one thread, and so one process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def trained_here(monkeypatch):
+    """How many epochs were trained in the test's own process."""
+    here = []
+    fit = Group.fit
+
+    def counted(group, told):
+        here.append(group)
+        fit(group, told)
+
+    monkeypatch.setattr(Group, "fit", counted)
+    return here
+
+
+def test_each_job_leaves_what_it_leaves_alone(tmp_path, trained_here):
+    """Several shapes, one of a single job, one of large layers; some stop early."""
+    early = ("trainer.max_epochs=8", "callbacks.early_stopping.patience=1", "optimizer.lr=0.05")
+    jobs = [[*SMALL, *early, f"seed={k}"] for k in range(5)]
+    jobs += [[*DIGITS, EPOCHS, "model.hidden=[512]", f"seed={k}"] for k in (1, 2)]
+    jobs += [[*SMALL, EPOCHS, "model.hidden=[5]"]]
+    assert_alike(jobs, tmp_path)
+    assert not trained_here
+    assert len({len(history(tmp_path / "fused" / str(k))) for k in range(5)}) > 1
+    assert not psutil.Process().children()
+
+
+def test_a_member_that_diverges_fails_alone(tmp_path):
+    jobs = [[*SMALL, EPOCHS, "optimizer=sgd", f"optimizer.lr={lr}"] for lr in (0.01, 1e30, 0.02)]
+    good, bad, other = launch("fused", jobs, tmp_path)
+    assert good.return_value > 0 and other.return_value > 0
+    with pytest.raises(DivergenceError, match="became nan"):
+        _ = bad.return_value
+
+
+def test_a_process_that_dies_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(Group, "fit", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match=r"trained \d networks died \(exit code -9\)"):
+        launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(4)], tmp_path)
+    assert not psutil.Process().children()
+
+
+def test_an_error_in_a_process_comes_with_its_traceback(tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(Group, "fit", fail)
+    with pytest.raises(RuntimeError, match=r"(?s)in fail.*ZeroDivisionError: of all things"):
+        launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(4)], tmp_path)
+
+
+ENDLESS = """
+import os, torch
+from types import SimpleNamespace
+from perceptrail.fused import sharing
+
+class Endless:
+    def __init__(self, members): pass
+    def fit(self, told):
+        print(os.getpid(), flush=True)
+        while True: told(1)
+
+torch.set_num_threads(2)
+sharing.Group = Endless
+member = SimpleNamespace(device=torch.device("cpu"), pruning=[])
+sharing.fit([[member] * 4], lambda epochs: None)
+"""
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_the_first(signal_):
+    command = [sys.executable, "-c", ENDLESS]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None
+        workers = [psutil.Process(int(first.stdout.readline())) for _ in range(2)]
+        first.send_signal(signal_)
+        gone, alive = psutil.wait_procs(workers, timeout=60)
+        assert len(gone) == 2 and not alive
+        assert first.wait() != 0
+
+
+def test_what_belongs_to_a_study_stays(monkeypatch):
+    class Here:
+        """Notes where it trains."""
+
+        def __init__(self, members):
+            self.members = members
+
+        def fit(self, told):
+            seen.append((self.members, os.getpid()))
+
+    seen = []
+    monkeypatch.setattr(sharing, "Group", Here)
+    judged = [SimpleNamespace(device=torch.device("cpu"), pruning=["a judge"]) for _ in range(2)]
+    sharing.fit([judged], lambda epochs: None)
+    assert seen == [(judged, os.getpid())]
