@@ -27,7 +27,8 @@ def main(study: Study) -> None:
     command = [
         *(sys.executable, str(ROOT / "train.py"), "-m", f"hparams_search={cfg.search}"),
         *(f"hydra.sweep.dir={folder}", f"hydra.sweeper.n_trials={cfg.n_trials}"),
-        *("tracking=none", "figures=false", "callbacks.progress=null", *same),
+        *("hydra.sweeper.figures=false", "figures=false", "callbacks.progress=null"),
+        *("tracking=none", *same),
     ]
     print(f"{study.name}: search, {cfg.n_trials} trials", flush=True)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
