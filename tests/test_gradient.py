@@ -59,6 +59,24 @@ def test_every_activation_and_norm(activation: str, norm: str | None, classes: i
     assert_same(network, *batch(7, classes))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.double(),
+        lambda network: network.weights[0].requires_grad_(False),
+        lambda network: network.weights[0].register_hook(lambda gradient: gradient),
+        lambda network: network.layers[0].register_forward_hook(lambda *_: None),
+        lambda network: network.layers[1].register_full_backward_hook(lambda *_: None),
+        lambda network: network.register_forward_pre_hook(lambda *_: None),
+    ],
+)
+def test_where_something_would_be_missed_it_does_not_serve(change) -> None:
+    network = MLP(4, 3, hidden=[5])
+    assert Gradient.suits(network)
+    change(network)
+    assert not Gradient.suits(network)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("hidden", [[], [1], [256], [200, 150, 30]])
 def test_every_size(hidden: list[int], smoothing: float) -> None:

@@ -103,9 +103,10 @@ class Classifier(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         self._step = Step(optimizer)
-        penalised = self._l1 or self._l2
-        plain = self.device.type == "cpu" and self.trainer.precision == "32-true"
-        if plain and not penalised and self.trainer.world_size == 1:
+        trainer, penalised = self.trainer, self._l1 or self._l2
+        own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
+        plain = trainer.precision == "32-true" and trainer.world_size == 1
+        if plain and not penalised and not own_loss and Gradient.suits(self.network):
             share = 0.5 if self._adversarial else 1.0
             loss = partial(loss_and_slope, label_smoothing=self._label_smoothing, share=share)
             self._gradient = Gradient(self.network, loss)

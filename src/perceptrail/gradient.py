@@ -25,8 +25,21 @@ class Gradient:
 
     For small networks autograd's bookkeeping takes as long as the arithmetic. Here each layer's
     derivative stands beside it, and a step is their kernels and nothing else. A kind of layer that
-    has none here is differentiated by autograd, by itself. On a processor, in float32.
+    has none here is differentiated by autograd, by itself.
     """
+
+    @staticmethod
+    def suits(network: MLP) -> bool:
+        """Whether a network is to be had so: in float32 on the processor, with all parameters to
+        be learned, and with no hooks, which nobody would call.
+        """
+        layers, parameters = list(network.modules()), list(network.parameters())
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        return (
+            all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+            and all(p.requires_grad and not p._backward_hooks for p in parameters)
+            and not any(getattr(layer, kind) for layer in layers for kind in kinds)
+        )
 
     def __init__(self, network: MLP, loss: Loss) -> None:
         self._standardise, self._scale, self._loss = network.standardise, 1 / network.std, loss

@@ -47,9 +47,8 @@ def _fit_apart(shares: Sequence[list[list[Member]]], told: Told) -> None:
         for share in shares:
             near, far = fork.Pipe(duplex=False)
             process = fork.Process(target=_work, args=(share, far, [*lines, near]), daemon=True)
-            with (
-                warnings.catch_warnings()
-            ):  # from Python 3.12 on, of threads: it needs none of them
+            with warnings.catch_warnings():
+                # Python 3.12 warns of the threads that the fork will not have: it needs none.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 process.start()
             processes.append(process)
