@@ -66,6 +66,21 @@ def answers(address):
         return False
 
 
+def assert_whole(model, *, outside):
+    """Whether the code that is stored with a model suffices to load it, and is all that is used."""
+    program = "from perceptrail import prediction as p; print(p.__file__); p._load_pyfunc({!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(str(model / "data" / "model"))],
+        env=os.environ | {"PYTHONPATH": str(model / "code")},
+        cwd=outside,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(model / "code")
+
+
 def test_a_served_model_answers_as_predict_does(trained, mnist_dir, tmp_path):
     folder, run_id = trained
     images = read(mnist_dir / NAMES[2])[:10]
@@ -78,6 +93,7 @@ def test_a_served_model_answers_as_predict_does(trained, mnist_dir, tmp_path):
 
     mlflow.set_tracking_uri(uri)
     model = mlflow.artifacts.download_artifacts(f"runs:/{run_id}/model", dst_path=str(tmp_path))
+    assert_whole(Path(model), outside=tmp_path)
     arguments = ("models", "serve", "--model-uri", model, "--env-manager", "local")
     with serving(folder, *arguments, health="/ping") as address:
         pixels = (images.reshape(10, -1).astype(np.float32) / 255).tolist()

@@ -58,6 +58,7 @@ TRIAL_STUDY, TRIAL_NUMBER = "trial.study", "trial.number"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
 PARENT = "mlflow.parentRunId"
 SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow")  # what the logged model needs
+SERVED = ("__init__.py", "activations.py", "linear.py", "model.py", "prediction.py")  # its code
 SECONDS_BETWEEN_SAMPLES, BATCH_OF_SAMPLES = 2.0, 150  # of the machine's load
 
 
@@ -452,6 +453,8 @@ class Store:
 
     def log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
         """Store texts as files."""
+        if not texts:
+            return
         with TemporaryDirectory() as folder:
             for name, text in texts.items():
                 path = Path(folder) / name
@@ -481,17 +484,18 @@ class Store:
 
     def log_files(self, run_id: str, paths: Iterable[str], *, folder: str | None = None) -> None:
         """Store files."""
-        for path in map(Path, paths):
-            if path.suffix == ".yaml":  # a configuration, which may hold addresses
-                name = f"{folder}/{path.name}" if folder else path.name
-                self.log_texts(run_id, {name: path.read_text()})
-            else:
+        files = [Path(path) for path in paths]
+        configs = [path for path in files if path.suffix == ".yaml"]  # which may hold addresses
+        place = f"{folder}/" if folder else ""
+        self.log_texts(run_id, {f"{place}{path.name}": path.read_text() for path in configs})
+        for path in files:
+            if path not in configs:
                 self._client.log_artifact(run_id, str(path), folder)
 
     def log_model(self, run_id: str, path: str, *, classes: Sequence[str], inputs: int) -> None:
         """Store the model that `MLP.save` wrote, as one that MLflow can load and serve.
 
-        It needs no pickle: weights and architecture as written, and this package's source.
+        It needs no pickle: weights and architecture as written, and the source that reads them.
         """
         logged = self._client.create_logged_model(
             self._experiment, name=MODEL, source_run_id=run_id, model_type="classifier"
@@ -524,17 +528,23 @@ def _save_model(folder: str, path: str, *, classes: Sequence[str], inputs: int) 
         *(ColSpec("double", name) for name in classes),
     ]
     pixels = TensorSpec(np.dtype(np.float32), (-1, inputs))
-    # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
-    mlflow.pyfunc.save_model(
-        folder,
-        mlflow_model=Model(),
-        loader_module="perceptrail.prediction",
-        data_path=path,
-        code_paths=[str(Path(__file__).parent)],
-        signature=ModelSignature(Schema([pixels]), Schema(columns)),
-        input_example=np.zeros((2, inputs), np.float32),
-        pip_requirements=[f"{name}=={version(name)}" for name in SERVING],
-    )
+    package = Path(__file__).parent
+    with TemporaryDirectory() as place:
+        code = Path(place) / package.name
+        code.mkdir()
+        for name in SERVED:
+            shutil.copy(package / name, code)
+        # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
+        mlflow.pyfunc.save_model(
+            folder,
+            mlflow_model=Model(),
+            loader_module=f"{package.name}.prediction",
+            data_path=path,
+            code_paths=[str(code)],
+            signature=ModelSignature(Schema([pixels]), Schema(columns)),
+            input_example=np.zeros((2, inputs), np.float32),
+            pip_requirements=[f"{name}=={version(name)}" for name in SERVING],
+        )
 
 
 def best_runs(uri: str, *, metric: str) -> list[dict[str, Any]]:
