@@ -405,9 +405,10 @@ def test_bad_overrides_get_one_message_and_leave_nothing(tmp_path):
         ("evaluate.py", ["run=latest", "tracking=none"], "run=latest"),
         ("predict.py", ["image=nothing.png"], "nothing.png"),
         ("predict.py", [], "image"),
+        ("train.py", ["-m", "seed=1,2", "--cfg", "hydra"], "--cfg"),
     ],
 )
-def test_bad_input_to_the_other_commands(tmp_path, script, arguments, message):
+def test_bad_input_to_the_commands(tmp_path, script, arguments, message):
     command = Command(script, *arguments, cwd=tmp_path).wait()
     assert command.code == 1
     assert message in command.output

@@ -18,6 +18,7 @@ from perceptrail import config, runs  # noqa: F401  (config registers the resolv
 from perceptrail.errors import UserError, did_you_mean
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+TWO_FLAGS = "Only one of --"  # how Hydra begins to say that its flags exclude each other
 
 
 def execute(main: Callable[[], Any], name: str, *, conf: Path, usage: str) -> None:
@@ -63,6 +64,10 @@ def errors_for_people(conf: Path) -> Iterator[None]:
     except (HydraException, OmegaConfBaseException) as error:
         sys.exit(_composition(error, conf))
     except UserError as error:
+        sys.exit(str(error))
+    except ValueError as error:
+        if not str(error).startswith(TWO_FLAGS):
+            raise
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)  # the shell's number for it
