@@ -10,6 +10,9 @@ from perceptrail import studies
 QUIET = ("tracking=none", "figures=false", "callbacks.progress=null", "trainer.accelerator=cpu")
 
 
-def launch(launcher: str, jobs: Sequence[Sequence[str]], folder: Path) -> Sequence[JobReturn]:
+def launch(
+    launcher: str, jobs: Sequence[Sequence[str]], folder: Path, *, processes: int | None = None
+) -> Sequence[JobReturn]:
     """Run jobs, each given by its overrides of train.yaml; their folders are 0, 1, ..."""
-    return studies.launch([[*QUIET, *job] for job in jobs], folder=folder, launcher=launcher)
+    every = [[*QUIET, *job] for job in jobs]
+    return studies.launch(every, folder=folder, launcher=launcher, processes=processes)

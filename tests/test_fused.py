@@ -234,3 +234,14 @@ def test_each_job_has_its_mlflow_run(tmp_path):
     failed = client.get_run(record["run_id"])
     assert failed.info.status == "FAILED"
     assert "became nan" in failed.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.parametrize("launcher", ["basic", "fused"])
+def test_batch_norm_wants_more_than_one_example_in_every_batch(tmp_path, launcher):
+    job = [*SMALL, "data.val_size=50", "model.norm=batch"]
+    sizes = (1, 11, 33, 50)  # of 100 examples; 11 and 33 leave one over
+    done = launch(launcher, [[*job, EPOCHS, f"data.batch_size={size}"] for size in sizes], tmp_path)
+    for size, result in zip(sizes[:3], done, strict=False):
+        with pytest.raises(UserError, match=rf"data.batch_size={size}: leaves one of the 100"):
+            _ = result.return_value
+    assert done[3].return_value > 0

@@ -74,6 +74,38 @@ def test_a_process_that_dies_is_told_of(tmp_path, monkeypatch, none_left):
         launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(4)], tmp_path)
 
 
+def test_results_depend_on_the_number_of_processes_alone(tmp_path):
+    """Not on the threads; and not even on it without random numbers in the network."""
+    returned = {}
+    for threads, processes in ((1, 2), (2, 2), (2, 1)):
+        torch.set_num_threads(threads)
+        jobs = [[*SMALL, EPOCHS, "model.dropout=0.3", f"seed={k}"] for k in range(4)]
+        folder = tmp_path / f"{threads}-{processes}"
+        done = launch("fused", jobs, folder, processes=processes)
+        returned[threads, processes] = [job.return_value for job in done]
+    assert returned[1, 2] == returned[2, 2]
+    assert returned[2, 2] != returned[2, 1]
+
+
+def test_fewer_jobs_than_processes_are_trained_here(tmp_path, trained_here):
+    launch("fused", [[*SMALL, EPOCHS]], tmp_path, processes=2)
+    assert len(trained_here) == 1
+
+
+def test_no_process_at_all_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"hydra.launcher.processes=0: must be an integer"):
+        launch("fused", [[*SMALL, EPOCHS]], tmp_path, processes=0)
+
+
+def test_a_mistake_found_in_a_process_is_told_as_such(tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("key=value: must be another")
+
+    monkeypatch.setattr(Group, "fit", fail)
+    with pytest.raises(UserError, match="must be another"):
+        launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(4)], tmp_path)
+
+
 def test_an_error_in_a_process_comes_with_its_traceback(tmp_path, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("of all things")
@@ -97,7 +129,7 @@ class Endless:
 torch.set_num_threads(2)
 sharing.Group = Endless
 member = SimpleNamespace(device=torch.device("cpu"), pruning=[])
-sharing.fit([[member] * 4], lambda epochs: None)
+sharing.fit([[member] * 4], lambda epochs: None, processes=None)
 """
 
 
@@ -128,5 +160,5 @@ def test_what_belongs_to_a_study_stays(monkeypatch):
     seen = []
     monkeypatch.setattr(sharing, "Group", Here)
     judged = [SimpleNamespace(device=torch.device("cpu"), pruning=["a judge"]) for _ in range(2)]
-    sharing.fit([judged], lambda epochs: None)
+    sharing.fit([judged], lambda epochs: None, processes=None)
     assert seen == [(judged, os.getpid())]

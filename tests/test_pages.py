@@ -67,8 +67,9 @@ def answers(address):
 
 
 def assert_whole(model, *, outside):
-    """Whether the code that is stored with a model suffices to load it, and is all that is used."""
+    """Whether the code that is stored with a model is what loads it, and hides no other."""
     program = "from perceptrail import prediction as p; print(p.__file__); p._load_pyfunc({!r})"
+    program += "; import perceptrail.errors"  # which is not, but installed
     done = subprocess.run(
         [sys.executable, "-c", program.format(str(model / "data" / "model"))],
         env=os.environ | {"PYTHONPATH": str(model / "code")},

@@ -218,7 +218,7 @@ from perceptrail.errors import UserError
 from perceptrail.studies import ROOT, Study, of
 
 def study():
-    cfg = OmegaConf.create({"seeds": 1, "launcher": "basic", "results": "results"})
+    cfg = OmegaConf.create({"seeds": 1, "launcher": "basic", "processes": 2, "results": "results"})
     return Study("rates", cfg, page="Too fast?", code=ROOT / "experiments" / "xor.py")
 
 common = ("experiment=xor", "trainer.max_epochs=2", "optimizer=sgd", "schedule=constant")

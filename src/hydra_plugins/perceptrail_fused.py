@@ -16,10 +16,16 @@ class Settings:
     """The launcher: `hydra.launcher.*`."""
 
     _target_: str = f"{__name__}.FusedLauncher"
+    # Processes that share each stack; null: one for each of PyTorch's threads. With another number
+    # the members of a stack draw other random numbers for dropout and noise.
+    processes: int | None = None
 
 
 class FusedLauncher(Launcher):
     """Hydra's side of the launcher; what it does is imported when there are jobs."""
+
+    def __init__(self, processes: int | None) -> None:
+        self._processes = processes
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -44,6 +50,7 @@ class FusedLauncher(Launcher):
             context=self.hydra_context,
             function=self.function,
             config=self.config,
+            processes=self._processes,
         )
 
 

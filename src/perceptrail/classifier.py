@@ -105,6 +105,7 @@ class Classifier(pl.LightningModule):
         self._step = Step(optimizer)
         trainer, penalised = self.trainer, self._l1 or self._l2
         own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
+        self._gradient = None
         plain = trainer.precision == "32-true" and trainer.world_size == 1
         if plain and not penalised and not own_loss and Gradient.suits(self.network):
             share = 0.5 if self._adversarial else 1.0

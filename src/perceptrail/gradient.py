@@ -25,20 +25,26 @@ class Gradient:
 
     For small networks autograd's bookkeeping takes as long as the arithmetic. Here each layer's
     derivative stands beside it, and a step is their kernels and nothing else. A kind of layer that
-    has none here is differentiated by autograd, by itself.
+    has none here is differentiated by autograd, by itself. Batches of one may differ by rounding.
     """
 
     @staticmethod
     def suits(network: MLP) -> bool:
-        """Whether a network is to be had so: in float32 on the processor, with all parameters to
-        be learned, and with no hooks, which nobody would call.
+        """Whether nothing would be missed: a plain network in training, in float32 on the
+        processor, all of whose parameters are learned, and to which nothing listens.
         """
         layers, parameters = list(network.modules()), list(network.parameters())
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        on_layers = ["_forward_hooks", "_forward_pre_hooks"]
+        on_layers += ["_backward_hooks", "_backward_pre_hooks"]
+        on_parameters = ("_backward_hooks", "_post_accumulate_grad_hooks")
         return (
-            all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
-            and all(p.requires_grad and not p._backward_hooks for p in parameters)
-            and not any(getattr(layer, kind) for layer in layers for kind in kinds)
+            type(network).forward is MLP.forward
+            and all(layer.training for layer in layers)
+            and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
+            and all(p.requires_grad for p in parameters)
+            and not any(getattr(layer, kind) for layer in layers for kind in on_layers)
+            and not any(getattr(p, kind) for p in parameters for kind in on_parameters)
+            and not torch.is_anomaly_enabled()
         )
 
     def __init__(self, network: MLP, loss: Loss) -> None:
@@ -139,6 +145,8 @@ def _batch_norm(layer: nn.Module) -> Layer:
                 _add(parameter, gradient)
             return of_x
 
+        if len(x) == 1:
+            raise ValueError("batch norm cannot be trained on a batch of one example")
         count.add_(1)
         y, *saved = torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
         return y, back

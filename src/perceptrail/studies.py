@@ -143,7 +143,9 @@ class Study:
         print(f"{self.name}: {part}, {len(jobs)} runs", flush=True)
         folder = self.runs / part
         with (self.runs / "log.txt").open("a") as file, redirect_stdout(file):
-            returned = launch(jobs, folder=folder, launcher=self.cfg.launcher)
+            returned = launch(
+                jobs, folder=folder, launcher=self.cfg.launcher, processes=self.cfg.processes
+            )
         done = []
         for number, ((variant, seed), job) in enumerate(zip(plan, returned, strict=True)):
             error = job._return_value if job.status == JobStatus.FAILED else None
@@ -321,8 +323,13 @@ def _record(study: Study) -> RunLog:
     return log
 
 
-def launch(jobs: Sequence[Sequence[str]], *, folder: Path, launcher: str) -> Sequence[JobReturn]:
-    """Have a Hydra launcher run jobs of train.py, each given by its overrides, below a folder."""
+def launch(
+    jobs: Sequence[Sequence[str]], *, folder: Path, launcher: str, processes: int | None = None
+) -> Sequence[JobReturn]:
+    """Have a Hydra launcher run jobs of train.py, each given by its overrides, below a folder.
+
+    In so many processes, where the launcher lets that be chosen.
+    """
     from perceptrail.training import run
 
     before = Singleton.get_state()
@@ -333,6 +340,8 @@ def launch(jobs: Sequence[Sequence[str]], *, folder: Path, launcher: str) -> Seq
         hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONF)))
         overrides = [f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}"]
         config = hydra.compose_config("train", overrides, run_mode=RunMode.MULTIRUN)
+        if "processes" in config.hydra.launcher:
+            config.hydra.launcher.processes = processes
         plugin = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(hydra.config_loader, Callbacks(config)),
             task_function=run,

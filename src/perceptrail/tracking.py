@@ -534,6 +534,8 @@ def _save_model(folder: str, path: str, *, classes: Sequence[str], inputs: int) 
         code.mkdir()
         for name in SERVED:
             shutil.copy(package / name, code)
+        with (code / "__init__.py").open("a") as file:  # where the rest is installed, it is found
+            file.write('\n__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n')
         # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
         mlflow.pyfunc.save_model(
             folder,

@@ -115,7 +115,8 @@ def assemble(cfg: DictConfig, found: Dataset) -> Parts:
         found, seed=cfg.seed, chunk=_chunk(cfg), **{key: cfg.data[key] for key in USE}
     )
     data.setup("fit")
-    if cfg.model.norm == "batch" and data.n_train % data.batch_size == 1:
+    last = (data.n_train - 1) % data.batch_size + 1
+    if cfg.model.norm == "batch" and last == 1:
         raise UserError(
             f"data.batch_size={data.batch_size}: leaves one of the {data.n_train} examples alone "
             "in the last batch, which model.norm=batch cannot be trained on; take another size"

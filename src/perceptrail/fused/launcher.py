@@ -74,12 +74,17 @@ def launch(
     context: HydraContext,
     function: TaskFunction,
     config: DictConfig,
+    processes: int | None,
 ) -> list[JobReturn]:
     """Run jobs as Hydra's BasicLauncher would, and faster where they can be trained together.
 
     What can be trained together is planned and trained first; then every job is run in its turn,
     and either trains, as `function` has it, or leaves what its training in the stack has led to.
     """
+    if processes is not None and processes < 1:
+        raise UserError(
+            f"hydra.launcher.processes={processes}: must be an integer of at least 1, or null"
+        )
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,7 @@ def launch(
         configs.append(context.config_loader.load_sweep_config(config, list(overrides)))
         with open_dict(configs[-1]):
             configs[-1].hydra.job.num = configs[-1].hydra.job.id = number
-    members = _train(configs, first=initial_job_idx)
+    members = _train(configs, first=initial_job_idx, processes=processes)
     done = []
     for number, (overrides, own) in enumerate(zip(job_overrides, configs, strict=True)):
         log.info("\t#%d : %s", initial_job_idx + number, " ".join(filter_overrides(overrides)))
@@ -104,7 +109,9 @@ def launch(
     return done
 
 
-def _train(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]":
+def _train(
+    configs: Sequence[DictConfig], *, first: int, processes: int | None
+) -> "dict[int, Member]":
     """Train what can be trained together; the members by their jobs' places."""
     members: dict[int, Member] = {}
     alone: dict[str, list[str]] = {}
@@ -127,7 +134,7 @@ def _train(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]":
     if members:
         from perceptrail.fused.run import train
 
-        train(list(members.values()))
+        train(list(members.values()), processes=processes)
     return members
 
 

@@ -38,14 +38,14 @@ def prepare(cfg: DictConfig, datasets: dict[str, Dataset]) -> Member:
     return Member(cfg, assemble(cfg, datasets[which]), pruning_of(cfg))
 
 
-def train(members: Sequence[Member]) -> None:
-    """Train members, those of one shape together, shared out among this machine's cores."""
+def train(members: Sequence[Member], *, processes: int | None = None) -> None:
+    """Train members, those of one shape together, shared out among `processes`."""
     groups: dict[Any, list[Member]] = {}
     for member in members:
         groups.setdefault(member.shape, []).append(member)
     total = sum(member.epochs for member in members)
     with tqdm(total=total, unit="epoch", disable=None, dynamic_ncols=True) as bar:
-        fit(list(groups.values()), bar.update)
+        fit(list(groups.values()), bar.update, processes=processes)
 
 
 def finish(cfg: DictConfig, member: Member, *, start: float) -> float | list[float]:

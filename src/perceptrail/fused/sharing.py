@@ -1,5 +1,6 @@
 """Groups shared out among processes, one a core: half a stack on each of two is faster than one."""
 
+import ctypes
 import pickle
 import signal
 import sys
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 
 import torch
 
@@ -17,58 +19,59 @@ from perceptrail.fused.member import Member, Outcome
 
 Told = Callable[[int], object]
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that comes when the parent ends
 
-def fit(groups: Sequence[list[Member]], told: Told) -> None:
+
+def fit(groups: Sequence[list[Member]], told: Told, *, processes: int | None) -> None:
     """Train groups of members of one shape; `told` hears of epochs as in `Group.fit`.
 
-    What trains on a GPU, or belongs to a search's study, which only this process has open, stays
-    here. Raises `UserError` if a process dies, as it does where memory is short.
+    Each process trains its share of every group, on one thread; by default there is one for each
+    thread that PyTorch would have. Where there are fewer members than that, or an accelerator is at
+    hand, and where members belong to a search's study, which only this process has open, they are
+    trained here. Raises `UserError` if a process dies, as it does where memory is short.
     """
-    shared: list[list[list[Member]]] = [[] for _ in range(torch.get_num_threads())]
+    count = processes or torch.get_num_threads()
+    able = sys.platform == "linux" and not torch.accelerator.is_available()
+    apart = able and count > 1 and sum(map(len, groups)) >= count
+    shares: list[list[list[Member]]] = [[] for _ in range(count)]
     for group in groups:
-        if len(shared) == 1 or sys.platform != "linux" or _stays(group):
+        if not apart or any(member.pruning for member in group):
             Group(group).fit(told)
             continue
-        for part in (group[k :: len(shared)] for k in range(len(shared))):
-            if part:
-                min(shared, key=lambda share: sum(map(len, share))).append(part)
-    _fit_apart([share for share in shared if share], told)
-
-
-def _stays(group: Sequence[Member]) -> bool:
-    return any(member.device.type != "cpu" or member.pruning for member in group)
+        for part in (group[k::count] for k in range(min(count, len(group)))):
+            min(shares, key=lambda share: sum(map(len, share))).append(part)
+    _fit_apart([share for share in shares if share], told)
 
 
 def _fit_apart(shares: Sequence[list[list[Member]]], told: Told) -> None:
     fork = get_context("fork")  # for what the members hold is not for sending
-    lines: dict[Connection, tuple[int, list[Member]]] = {}
-    processes = []
+    lines: dict[Connection, tuple[ForkProcess, list[Member]]] = {}
+    processes: list[ForkProcess] = []
     try:
         for share in shares:
             near, far = fork.Pipe(duplex=False)
-            process = fork.Process(target=_work, args=(share, far, [*lines, near]), daemon=True)
+            processes.append(fork.Process(target=_work, args=(share, far), daemon=True))
             with warnings.catch_warnings():
                 # Python 3.12 warns of the threads that the fork will not have: it needs none.
                 warnings.simplefilter("ignore", DeprecationWarning)
-                process.start()
-            processes.append(process)
+                processes[-1].start()
             far.close()
-            lines[near] = len(processes) - 1, [member for group in share for member in group]
+            lines[near] = processes[-1], [member for group in share for member in group]
         while lines:
             for line in wait(list(lines)):
                 assert isinstance(line, Connection)
-                number, members = lines[line]
+                process, members = lines[line]
                 try:
                     news = pickle.loads(line.recv_bytes())
-                except EOFError:
-                    processes[number].join()
+                except (EOFError, OSError):
+                    process.join()
                     raise UserError(
                         f"hydra/launcher=fused: a process that trained {len(members)} networks "
-                        f"died (exit code {processes[number].exitcode}), perhaps for want of "
-                        "memory; OMP_NUM_THREADS=1 trains in one process, fewer jobs need less"
+                        f"died (exit code {process.exitcode}), perhaps for want of memory; "
+                        "hydra.launcher.processes=1 trains in one process, fewer jobs need less"
                     ) from None
-                if isinstance(news, str):
-                    raise RuntimeError(news)
+                if isinstance(news, Exception):
+                    raise news
                 if isinstance(news, int):
                     told(news)
                     continue
@@ -78,24 +81,25 @@ def _fit_apart(shares: Sequence[list[list[Member]]], told: Told) -> None:
                 line.close()
     finally:
         for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+            if process.pid is not None:
+                process.terminate()
+                process.join()
 
 
-def _work(share: Sequence[list[Member]], line: Connection, others: Sequence[Connection]) -> None:
-    for other in others:  # so that the line breaks when the first process dies
-        other.close()
+def _work(share: Sequence[list[Member]], line: Connection) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if the first process is killed
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the first process that ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
 
-    def send(news: int | str | list[Outcome]) -> None:
+    def send(news: int | Exception | list[Outcome]) -> None:
         line.send_bytes(pickle.dumps(news))
 
     try:
         for group in share:
             Group(group).fit(send)
         send([member.outcome for group in share for member in group])
+    except UserError as error:
+        send(error)
     except Exception:
-        send(traceback.format_exc())
+        send(RuntimeError(traceback.format_exc()))
