@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,28 @@ def fresh_hydra() -> Iterator[None]:
     Singleton._instances.pop(VersionBase, None)
     yield
     Singleton.set_state(before)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads PyTorch has, until the test ends."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(threads: Callable[[int], None]) -> None:
+    """Sums in one order, and no waiting for cores that others use."""
+    threads(1)
+
+
+@pytest.fixture
+def two_threads(threads: Callable[[int], None]) -> None:
+    """Two, and as many processes for a stack."""
+    threads(2)
 
 
 @pytest.fixture(scope="session")

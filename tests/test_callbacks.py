@@ -37,14 +37,7 @@ from perceptrail.schedules import DROPOUT_SCHEDULES, one_cycle
 XOR = sets.xor(points=200, bits=2, noise=0.3, seed=0)
 BATCH, VAL, STEPS = 32, 50, 5  # 150 examples for training: five steps an epoch
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order, and no waiting for cores that others use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def data_module(chunk=64):

@@ -35,14 +35,7 @@ DATASETS = {
     "spirals": sets.spirals(points=200, arms=3, turns=1.0, noise=0.05, seed=0),
 }
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order, and no waiting for cores that others use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def data_module(name, chunk=64):

@@ -17,14 +17,7 @@ from perceptrail.errors import UserError
 from perceptrail.fused import sharing
 from perceptrail.fused.group import Group
 
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    """As many processes; the tests otherwise have one thread, and so one process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("two_threads")
 
 
 @pytest.fixture

@@ -14,14 +14,7 @@ from perceptrail.prediction import loss_and_slope, losses_and_slopes, mean_loss
 
 NOISY = {"dropout": 0.4, "input_dropout": 0.1, "noise": 0.3, "input_noise": 0.2}
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batch(inputs: int, classes: int, n: int = 24) -> tuple[Tensor, Tensor]:
