@@ -11,7 +11,7 @@ from perceptrail import charts
 
 EPOCHS = 12
 BASE = (
-    *("experiment=mnist_best", "regularization.adversarial=0", "model.hidden=[512,512]"),
+    *("experiment=mnist_best", "regularization.adversarial=0"),
     f"data.dir={DATA}",
 )
 RECIPES: dict[str, tuple[str, ...]] = {
