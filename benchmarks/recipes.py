@@ -10,10 +10,7 @@ from matplotlib.figure import Figure
 from perceptrail import charts
 
 EPOCHS = 12
-BASE = (
-    *("experiment=mnist_best", "regularization.adversarial=0"),
-    f"data.dir={DATA}",
-)
+BASE = ("experiment=mnist_best", f"data.dir={DATA}", "regularization.adversarial=0")
 RECIPES: dict[str, tuple[str, ...]] = {
     "512-512, batch norm, one cycle": (),
     "no norm": ("model.norm=null", "optimizer.lr=1e-3"),

@@ -101,3 +101,16 @@ def test_the_losses_of_many_and_their_slopes(outputs: int, smoothing: list[float
     losses, slopes = losses_and_slopes(logits.detach(), y, label_smoothing=given)
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(slopes, logits.grad)
+
+
+@pytest.mark.parametrize("hidden", [[], [1], [256], [200, 150, 30]])
+def test_batches_of_one_agree_within_rounding(hidden: list[int]) -> None:
+    torch.manual_seed(0)
+    network = MLP(300, 10, hidden=hidden)
+    twin, (x, y) = copy.deepcopy(network), batch(300, 10, n=1)
+    loss = Gradient(network, loss_and_slope)(x, y)
+    expected = mean_loss(twin(x), y)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
