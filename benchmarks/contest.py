@@ -96,8 +96,11 @@ class Peers:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `train.py`: its epochs, its process, its metrics.json, and what a callback wrote."""
+    """A run of `train.py`: its directory, its epochs, its process, its metrics.json, and what a
+    callback wrote.
+    """
 
+    folder: Path
     epochs: list[Epoch]
     usage: Usage
     metrics: dict[str, Any]
@@ -141,7 +144,7 @@ class Lab:
         with (run / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         noted = notes.read_text().splitlines() if callback else []
-        return Run(_epochs(rows, metrics), usage, metrics, [json.loads(line) for line in noted])
+        return Run(run, _epochs(rows, metrics), usage, metrics, [json.loads(line) for line in noted])
 
     def multirun(self, *overrides: str, threads: int = 1) -> Jobs:
         """Run `train.py -m`, without figures, and with one thread a process unless told more."""

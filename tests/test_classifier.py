@@ -21,6 +21,7 @@ from perceptrail.build import build
 from perceptrail.classifier import Classifier
 from perceptrail.data import sets
 from perceptrail.data.module import Batches, DataModule
+from perceptrail.distillation import softened
 from perceptrail.model import MLP
 from perceptrail.schedules import cosine, one_cycle
 
@@ -374,6 +375,39 @@ def test_adversarial_training_learns_as_much_from_inputs_shifted_against_their_l
     assert watch.series("val/loss") != pytest.approx(
         Plain(start, data, optimizer=make).val_losses, rel=1e-3
     )
+
+
+class Pupil(Plain):
+    """Cross-entropy against labels and against a teacher's probabilities, as a sum of the two."""
+
+    def step(self, x, y):
+        """Learn from a batch."""
+        teacher, weight = self.options["teacher"], self.options["weight"]
+        with torch.no_grad():
+            told = teacher(x)
+        logits = self.network(x)
+        if logits.shape[1] > 1:
+            by_teacher = nn.CrossEntropyLoss()(logits, told.softmax(1))
+        else:
+            p, z = told.sigmoid(), logits
+            by_teacher = -(p * z.sigmoid().log() + (1 - p) * (-z).sigmoid().log()).mean()
+        loss = (1 - weight) * self.cross_entropy(logits, y, 0.0) + weight * by_teacher
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_network_learns_what_a_teacher_predicts(name):
+    data, watch, make = data_module(name), Watch(), partial(SGD, lr=0.1, momentum=0.9)
+    start, teacher = network_for(data, norm="batch"), network_for(data, hidden=[5]).eval()
+    relabel = partial(softened, teacher=teacher, weight=0.3)
+    ours, _ = fit(start, data, optimizer=make, relabel=relabel, callbacks=[watch])
+    plain = Pupil(start, data, optimizer=make, teacher=teacher, weight=0.3)
+    for mine, theirs in zip(ours.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    assert watch.series("train/loss") == pytest.approx(plain.train_losses, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -70,6 +70,8 @@ VALUES = {
     "regularization.l1": NOT_NEGATIVE,
     "regularization.l2": NOT_NEGATIVE,
     "regularization.adversarial": NOT_NEGATIVE,
+    "distillation.teacher": or_null(TEXTS),
+    "distillation.weight": ([0, 0.5, 1, 1.0], [-0.1, 1.1, *NO_NUMBERS], "in [0, 1]"),
     "regularization.gradient_clip": or_null(POSITIVE),
     "regularization.max_norm": or_null(POSITIVE),
     "data.dir": TEXTS,

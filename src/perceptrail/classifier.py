@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from perceptrail.data.module import Batch, Chunks
-from perceptrail.gradient import Gradient
+from perceptrail.distillation import Relabel
+from perceptrail.gradient import Autograd, Gradient
 from perceptrail.model import MLP
 from perceptrail.prediction import example_losses, labels, loss_and_slope, mean_loss
 from perceptrail.stepping import Step
@@ -33,6 +34,8 @@ class Classifier(pl.LightningModule):
     values). Goodfellow et al. 2015, arXiv:1412.6572, section 6; the shift's form is that of Miyato
     et al. 2017, arXiv:1605.07725, section 3.
 
+    With `relabel`, training batches are learned by the labels that it makes of them.
+
     `before_step` holds functions to be called with the progress t in [0, 1) before each step.
     """
 
@@ -48,6 +51,7 @@ class Classifier(pl.LightningModule):
         max_norm: float | None = None,
         gradient_clip: float | None = None,
         adversarial: float = 0.0,
+        relabel: Relabel | None = None,
         monitor: str = "val/loss",
     ) -> None:
         super().__init__()
@@ -56,13 +60,13 @@ class Classifier(pl.LightningModule):
         self._make_optimizer, self._schedule = optimizer, schedule
         self._label_smoothing, self._l1, self._l2 = label_smoothing, l1, l2
         self._max_norm, self._gradient_clip, self._monitor = max_norm, gradient_clip, monitor
-        self._adversarial = adversarial
+        self._adversarial, self._relabel = adversarial, relabel
         self.before_step: list[Callable[[float], None]] = []
         self.step_losses: list[Tensor] = []  # of this epoch, for every step a scalar
         self._step_sizes: list[int] = []
         self._steps_per_epoch = 0
         self._step: Step | None = None
-        self._gradient: Gradient | None = None  # where it serves
+        self._gradient: Gradient | Autograd | None = None
         self._sums: Tensor | None = None  # of the validation: loss, correct, examples
 
     @property
@@ -103,14 +107,19 @@ class Classifier(pl.LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         self._step = Step(optimizer)
-        trainer, penalised = self.trainer, self._l1 or self._l2
-        own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
-        self._gradient = None
+        self._gradient = self._differentiation()
+
+    def _differentiation(self) -> Gradient | Autograd:
+        """What finds the gradients of a step's loss, of each half by itself if it has two."""
+        share, trainer = 0.5 if self._adversarial else 1.0, self.trainer
         plain = trainer.precision == "32-true" and trainer.world_size == 1
-        if plain and not penalised and not own_loss and Gradient.suits(self.network):
-            share = 0.5 if self._adversarial else 1.0
+        own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
+        if plain and not (own_loss or self._l1 or self._l2) and Gradient.suits(self.network):
             loss = partial(loss_and_slope, label_smoothing=self._label_smoothing, share=share)
-            self._gradient = Gradient(self.network, loss)
+            return Gradient(self.network, loss)
+        # With several processes, Lightning has them agree on the gradient.
+        backward = self.manual_backward if trainer.world_size > 1 else Tensor.backward
+        return Autograd(lambda x, y: self.loss(x, y) * share, backward=backward)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
@@ -120,14 +129,12 @@ class Classifier(pl.LightningModule):
     def training_step(self, chunk: Iterable[Batch], batch_idx: int) -> None:
         """Make one optimizer step for each batch of a chunk."""
         assert self._step is not None
-        # With several processes, Lightning has them agree on the gradient.
-        backward = self.manual_backward if self.trainer.world_size > 1 else Tensor.backward
         done, steps = self.step, self.steps
         for step, (x, y) in enumerate(chunk, start=done):
             for prepare in self.before_step:
                 prepare(step / steps)
             self._step.forget()
-            loss = self._learn(x, y, backward)
+            loss = self._learn(x, y)
             if self._gradient_clip is not None:
                 nn.utils.clip_grad_norm_(self.network.parameters(), self._gradient_clip)
             self._step()
@@ -136,25 +143,16 @@ class Classifier(pl.LightningModule):
             self.step_losses.append(loss)
             self._step_sizes.append(len(y))
 
-    def _learn(self, x: Tensor, y: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+    def _learn(self, x: Tensor, y: Tensor) -> Tensor:
         """Leave the loss's gradient in the parameters; returns the loss."""
+        assert self._gradient is not None
+        if self._relabel is not None:
+            y = self._relabel(x, y)
         if not self._adversarial:
-            if self._gradient is not None:
-                return self._gradient(x, y)
-            loss = self.loss(x, y)
-            backward(loss)
-            return loss.detach()
+            return self._gradient(x, y)
         length = self._adversarial * self.network.std * x.shape[1] ** 0.5
-        if self._gradient is not None:
-            friendly, slope = self._gradient.by_inputs(x, y)
-            return friendly + self._gradient(x + length * F.normalize(slope), y)
-        x = x.detach().requires_grad_()
-        friendly = self.loss(x, y) / 2
-        backward(friendly)
-        assert x.grad is not None
-        hostile = self.loss(x.detach() + length * F.normalize(x.grad), y) / 2
-        backward(hostile)
-        return (friendly + hostile).detach()
+        friendly, slope = self._gradient.by_inputs(x, y)
+        return friendly + self._gradient(x + length * F.normalize(slope), y)
 
     @torch.no_grad()
     def _shorten(self, length: float) -> None:

@@ -113,6 +113,8 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "regularization.l1": _at_least(0),
     "regularization.l2": _at_least(0),
     "regularization.adversarial": _at_least(0),
+    "distillation.teacher": _TEXT.or_null(),
+    "distillation.weight": Rule("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
     "regularization.gradient_clip": _above(0).or_null(),
     "regularization.max_norm": _above(0).or_null(),
     "data.dir": _TEXT,

@@ -72,9 +72,30 @@ class Gradient:
         for layer in self._layers:
             x, back = layer(x)
             backs.append(back)
-        gradient: Tensor | None
         loss, gradient = self._loss(x, y)
         return loss, walk_back(backs, gradient, end=end)
+
+
+class Autograd:
+    """As `Gradient`, of any loss, by `backward`."""
+
+    def __init__(
+        self, loss: Callable[[Tensor, Tensor], Tensor], *, backward: Callable[[Tensor], None]
+    ) -> None:
+        self._loss, self._backward = loss, backward
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss."""
+        loss = self._loss(x, y)
+        self._backward(loss)
+        return loss.detach()
+
+    def by_inputs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and its gradient by the inputs."""
+        x = x.detach().requires_grad_()
+        loss = self(x, y)
+        assert x.grad is not None
+        return loss, x.grad
 
 
 def walk_back(backs: Sequence[Back | None], gradient: Tensor, *, end: int) -> Tensor | None:

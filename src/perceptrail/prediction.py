@@ -36,7 +36,11 @@ def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -
 
 
 def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The mean of `example_losses`, by the fused operation."""
+    """The mean of `example_losses`, by the fused operation.
+
+    Instead of labels, y may hold probabilities: of each class [n, outputs], or, with one output, of
+    the second class [n].
+    """
     if logits.shape[1] > 1:
         return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
     return example_losses(logits, y, label_smoothing=label_smoothing).mean()
@@ -46,7 +50,8 @@ def loss_and_slope(
     logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0, share: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """A `share` of `mean_loss`, and its gradient by the logits [n, outputs]."""
-    if logits.shape[1] > 1 and not label_smoothing:  # the usual loss, by autograd's kernels alone
+    if logits.shape[1] > 1 and not (label_smoothing or y.is_floating_point()):
+        # The usual loss, by autograd's kernels alone.
         log = torch.log_softmax(logits, 1)
         loss, n = aten.nll_loss_forward(log, y, None, _MEAN, _NO_LABEL)
         whole = torch.full_like(loss, share)

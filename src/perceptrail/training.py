@@ -34,6 +34,7 @@ from perceptrail.classifier import Classifier
 from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.module import DataModule
 from perceptrail.data.sets import Dataset
+from perceptrail.distillation import teaching
 from perceptrail.errors import UserError
 from perceptrail.model import MLP
 from perceptrail.passwords import masked
@@ -73,6 +74,7 @@ def run(cfg: DictConfig) -> float | list[float]:
             network,
             optimizer=optimizer,
             schedule=schedule,
+            relabel=teaching(data, **cfg.distillation),
             monitor=cfg.monitor.metric,
             **cfg.regularization,
         )

@@ -30,6 +30,7 @@ _SCHEDULES = tuple(f"perceptrail.schedules.{name}" for name in ("constant", "cos
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "resume": (None,),
     "data.augment": (None,),
+    "distillation.teacher": (None,),
     "optimizer._target_": _OPTIMIZERS,
     "schedule._target_": _SCHEDULES,
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda"),
