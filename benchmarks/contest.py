@@ -143,8 +143,8 @@ class Lab:
         metrics = json.loads((run / "metrics.json").read_text())
         with (run / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
-        noted = notes.read_text().splitlines() if callback else []
-        return Run(run, _epochs(rows, metrics), usage, metrics, [json.loads(line) for line in noted])
+        noted = [json.loads(line) for line in notes.read_text().splitlines()] if callback else []
+        return Run(run, _epochs(rows, metrics), usage, metrics, noted)
 
     def multirun(self, *overrides: str, threads: int = 1) -> Jobs:
         """Run `train.py -m`, without figures, and with one thread a process unless told more."""
