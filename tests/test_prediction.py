@@ -61,6 +61,16 @@ def test_sigmoid_losses_are_the_formula(smoothing):
 
 
 @every_smoothing
+@pytest.mark.parametrize("label", [0, 1])
+def test_sigmoid_losses_are_exact_however_small(smoothing, label):
+    z = torch.linspace(-85, 85, 100_001)[:, None]
+    target, far = label * (1 - smoothing) + smoothing / 2, z[:, 0].double().numpy()
+    expected = target * np.logaddexp(0, -far) + (1 - target) * np.logaddexp(0, far)
+    found = example_losses(z, torch.full((len(z),), label), label_smoothing=smoothing)
+    assert_allclose(found.numpy(), expected, rtol=5e-7)
+
+
+@every_smoothing
 def test_one_output_is_a_softmax_over_two_of_which_the_first_is_zero(smoothing):
     z, y = logits(50, 1), torch.from_numpy(sample(50, classes=2)[1])
     both = torch.cat([torch.zeros_like(z), z], 1)

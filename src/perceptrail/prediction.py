@@ -31,8 +31,27 @@ def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -
             logits.flatten(0, -2), y.flatten(), label_smoothing=label_smoothing, reduction="none"
         )
         return losses.view(y.shape)
-    target = y.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
-    return F.binary_cross_entropy_with_logits(logits[..., 0], target, reduction="none")
+    return _binary_cross_entropy(logits[..., 0], _smoothed(y, label_smoothing, logits.dtype))
+
+
+def _smoothed(y: Tensor, label_smoothing: Tensor | float, dtype: torch.dtype) -> Tensor:
+    """The probability of the second of two classes, as it is to be learned."""
+    return y.to(dtype) * (1 - label_smoothing) + label_smoothing / 2
+
+
+def _binary_cross_entropy(z: Tensor, target: Tensor) -> Tensor:
+    """That of logits and probabilities of the same shape, on a processor in a fraction of PyTorch's
+    time, whose log1p goes number by number there.
+
+    It is max(z, 0) - z target + log(1 + e), e = exp(-|z|), the logarithm being that of u, which is
+    1 + e rounded, less what the rounding has added: ((u - 1) - e) / u.
+    """
+    if z.device.type != "cpu":
+        return F.binary_cross_entropy_with_logits(z, target, reduction="none")
+    e = z.abs().neg_().exp_()
+    u = e + 1
+    log1p = u.log().addcdiv_((u - 1).sub_(e), u, value=-1)
+    return z.clamp(min=0).addcmul_(z, target, value=-1).add_(log1p)
 
 
 def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -43,7 +62,8 @@ def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Ten
     """
     if logits.shape[1] > 1:
         return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
-    return example_losses(logits, y, label_smoothing=label_smoothing).mean()
+    target = _smoothed(y, label_smoothing, logits.dtype)
+    return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none").mean()
 
 
 def loss_and_slope(
@@ -73,11 +93,9 @@ def losses_and_slopes(
     """
     n, outputs = logits.shape[1:]
     if outputs == 1:
-        target = y.to(logits.dtype)
-        if label_smoothing is not None:
-            target = target * (1 - label_smoothing) + label_smoothing / 2
-        z = logits[..., 0]
-        losses = F.binary_cross_entropy_with_logits(z, target, reduction="none").mean(1)
+        smoothing = 0.0 if label_smoothing is None else label_smoothing
+        z, target = logits[..., 0], _smoothed(y, smoothing, logits.dtype)
+        losses = _binary_cross_entropy(z, target).mean(1)
         return losses, z.sigmoid().sub_(target).div_(n).unsqueeze(2)
     # A softmax over few classes takes a quarter of the time where they are not side by side.
     log = logits.mT.contiguous().log_softmax(1)
