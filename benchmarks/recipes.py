@@ -10,13 +10,18 @@ from matplotlib.figure import Figure
 from perceptrail import charts
 
 EPOCHS = 12
-BASE = ("experiment=mnist_best", f"data.dir={DATA}", "regularization.adversarial=0")
+BASE = (
+    *("experiment=mnist_best", f"data.dir={DATA}", "model.hidden=[512,512]"),
+    *("regularization.adversarial=0", "optimizer.weight_decay=0.01"),
+)
 TEACHER = "TEACHER"  # stands for the run of the first recipe
 RECIPES: dict[str, tuple[str, ...]] = {
     "512-512, batch norm, one cycle": (),
     "no norm": ("model.norm=null", "optimizer.lr=1e-3"),
     "constant rate": ("schedule=constant", "optimizer.lr=1e-3"),
     "1024-1024": ("model.hidden=[1024,1024]",),
+    "512-512-512": ("model.hidden=[512,512,512]",),
+    "weight decay 0.3": ("optimizer.weight_decay=0.3",),
     "dropout 0.2, inputs 0.1": ("model.dropout=0.2", "model.input_dropout=0.1"),
     "dropout 0.4, falling to 0": ("model.dropout=0.4", "dropout=linear"),
     "noise 0.3, inputs 0.3": ("model.noise=0.3", "model.input_noise=0.3"),
@@ -25,6 +30,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "taught by the first of these": (f"distillation.teacher={TEACHER}",),
     "adversarial 0.05": ("regularization.adversarial=0.05",),
     "adversarial 0.1": ("regularization.adversarial=0.1",),
+    "adversarial 0.1, 512-512-512, weight decay 0.3": (
+        *("regularization.adversarial=0.1", "model.hidden=[512,512,512]"),
+        "optimizer.weight_decay=0.3",
+    ),
     "rotated, scaled, elastic": (
         "data.augment={rotate: 15, scale: 0.15, elastic_alpha: 36, elastic_sigma: 5}",
     ),
