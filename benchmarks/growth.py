@@ -4,7 +4,9 @@ trained as one.
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +57,9 @@ def _members(lab: Lab, count: int) -> Row:
 
 def _data(lab: Lab, rows: int, side: int) -> Row:
     with tempfile.TemporaryDirectory(dir=lab.folder) as folder:
-        _write(Path(folder), rows=rows, side=side)
+        # Apart, since a process counts as its own what the one that started it has needed.
+        with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+            apart.submit(_write, Path(folder), rows=rows, side=side).result()
         run = lab.train(
             *("data=idx", f"data.dir={folder}", "data.val_size=5000", "data.batch_size=1024"),
             *("model=shallow", "trainer.max_epochs=2", "tracking=none", "figures=false"),
