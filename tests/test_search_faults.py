@@ -7,6 +7,7 @@ import signal
 import subprocess
 import termios
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -115,10 +116,12 @@ def test_a_terminal_has_a_live_line(tmp_path: Path) -> None:
     assert f"best {best.value:.5g} (trial {best.number})" in shown
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
-def test_trouble_in_every_trial_ends_with_one_message(tmp_path: Path, n_jobs: int) -> None:
-    given = ("trouble=diverge", "hydra.sweeper.max_failures=2", f"hydra.sweeper.n_jobs={n_jobs}")
-    ended = run(tmp_path, *SPACE, *given)
+ALL_AT_ONCE = ("hydra/launcher=joblib", "hydra.sweeper.n_jobs=3")  # more than may fail
+
+
+@pytest.mark.parametrize("jobs", [(), ("hydra.sweeper.n_jobs=2",), ALL_AT_ONCE])
+def test_trouble_in_every_trial_ends_with_one_message(tmp_path: Path, jobs: Sequence[str]) -> None:
+    ended = run(tmp_path, *SPACE, "trouble=diverge", "hydra.sweeper.max_failures=2", *jobs)
     assert ended.returncode == 1
     lines = ended.stderr.strip().splitlines()
     assert lines[0].startswith("2 trials in a row have failed")

@@ -50,8 +50,10 @@ def command(folder: Path, *overrides: str) -> list[str]:
 
 
 def run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Search as a command."""
-    return subprocess.run(command(folder, *overrides), capture_output=True, text=True, check=False)
+    """Search as a command, which has five minutes to end."""
+    return subprocess.run(
+        command(folder, *overrides), capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 def opened(folder: Path, name: str = "app") -> Study:

@@ -121,6 +121,7 @@ class Search:
 
     def _loop(self, engine: Engine, report: Report) -> None:
         under_way = failures = 0
+        bound = self._settings.max_failures
         while True:
             while under_way < engine.slots and (trial := self._ledger.claim()):
                 under_way += 1
@@ -138,10 +139,10 @@ class Search:
                     failures = 0
                     self._ledger.settle(outcome.number, outcome.state, outcome.values)
                 report.trial(outcome)
-            if failures == self._settings.max_failures:
+            if bound is not None and failures >= bound:  # several may have ended at once
                 raise UserError(
-                    f"{failures} trials in a row have failed, the last one because: "
-                    f"{outcome.reason} (hydra.sweeper.max_failures={failures})"
+                    f"{bound} trials in a row have failed, the last one because: "
+                    f"{outcome.reason} (hydra.sweeper.max_failures={bound})"
                 )
 
     def _engine(self) -> Engine:
