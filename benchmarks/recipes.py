@@ -14,7 +14,7 @@ BASE = (
     *("experiment=mnist_best", f"data.dir={DATA}", "model.hidden=[512,512]"),
     *("regularization.adversarial=0", "optimizer.weight_decay=0.01"),
 )
-TEACHER = "TEACHER"  # stands for the run of the first recipe
+TAUGHT = "taught by the first of these"
 RECIPES: dict[str, tuple[str, ...]] = {
     "512-512, batch norm, one cycle": (),
     "no norm": ("model.norm=null", "optimizer.lr=1e-3"),
@@ -27,7 +27,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "noise 0.3, inputs 0.3": ("model.noise=0.3", "model.input_noise=0.3"),
     "label smoothing 0.1": ("regularization.label_smoothing=0.1",),
     "weight averaging": ("callbacks=averaged", "callbacks.early_stopping=null"),
-    "taught by the first of these": (f"distillation.teacher={TEACHER}",),
+    TAUGHT: (),
     "adversarial 0.05": ("regularization.adversarial=0.05",),
     "adversarial 0.1": ("regularization.adversarial=0.1",),
     "adversarial 0.1, 512-512-512, weight decay 0.3": (
@@ -48,15 +48,13 @@ def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
     length = (f"trainer.max_epochs={1 if quick else EPOCHS}", f"seed={turn - 1}")
     short = ("data.train_size=2560",) if quick else ()
     rows: list[Row] = []
-    first: Run | None = None
+    runs: dict[str, Run] = {}
     for name, given in RECIPES.items():
-        taught = [g.replace(TEACHER, str(first.folder)) for g in given] if first else given
-        run = lab.train(*BASE, *length, *short, *taught, "tracking=none")
-        first = first or run
-        seconds = run.metrics["time/fit_s"]
-        if taught != list(given):
-            seconds += first.metrics["time/fit_s"]
-        accuracy = 100 * run.metrics["best/val/acc"]
+        teachers = list(runs.values())[:1] if name == TAUGHT else []
+        taught = [f"distillation.teacher={teacher.folder}" for teacher in teachers]
+        runs[name] = lab.train(*BASE, *length, *short, *given, *taught, "tracking=none")
+        seconds = sum(run.metrics["time/fit_s"] for run in (runs[name], *teachers))
+        accuracy = 100 * runs[name].metrics["best/val/acc"]
         rows.append({"recipe": name, ACCURACY: accuracy, "minutes": seconds / 60})
     return rows
 

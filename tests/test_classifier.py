@@ -112,14 +112,20 @@ class Plain:
         """Those of an epoch, counted from 0."""
         return Batches(*self.data.train, batch_size=BATCH, seed=0, epoch=lambda: epoch)
 
-    def step(self, x, y):
-        """Learn from one batch; its loss."""
+    def objective(self, x, y):
+        """The loss of one batch, penalties included."""
         options, weights = self.options, self.network.weights
         loss = self.cross_entropy(self.network(x), y, options.get("label_smoothing", 0.0))
         if "l1" in options:
             loss = loss + options["l1"] * sum(w.abs().sum() for w in weights)
         if "l2" in options:
             loss = loss + options["l2"] / 2 * sum((w * w).sum() for w in weights)
+        return loss
+
+    def step(self, x, y):
+        """Learn from one batch; its loss."""
+        options, weights = self.options, self.network.weights
+        loss = self.objective(x, y)
         self.optimizer.zero_grad()
         loss.backward()
         if "gradient_clip" in options:
@@ -349,17 +355,13 @@ def test_l1_pulls_every_weight_towards_zero_by_as_much():
 class Hostile(Plain):
     """Adversarial training, with the gradient of both halves of the loss taken at once."""
 
-    def step(self, x, y):
-        """Learn from a batch, and from it shifted by 0.2 standard deviations."""
+    def objective(self, x, y):
+        """Half the loss of a batch, and half that of it shifted by 0.2 standard deviations."""
         x = x.clone().requires_grad_()
         friendly = self.cross_entropy(self.network(x), y, 0.0)
         (slope,) = torch.autograd.grad(friendly, x, retain_graph=True)
         shift = slope / slope.square().mean(1, keepdim=True).sqrt() * 0.2 * self.network.std
-        loss = (friendly + self.cross_entropy(self.network((x + shift).detach()), y, 0.0)) / 2
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+        return (friendly + self.cross_entropy(self.network((x + shift).detach()), y, 0.0)) / 2
 
 
 @pytest.mark.parametrize("name", DATASETS)
@@ -380,8 +382,8 @@ def test_adversarial_training_learns_as_much_from_inputs_shifted_against_their_l
 class Pupil(Plain):
     """Cross-entropy against labels and against a teacher's probabilities, as a sum of the two."""
 
-    def step(self, x, y):
-        """Learn from a batch."""
+    def objective(self, x, y):
+        """The loss of one batch."""
         teacher, weight = self.options["teacher"], self.options["weight"]
         with torch.no_grad():
             told = teacher(x)
@@ -391,11 +393,7 @@ class Pupil(Plain):
         else:
             p, z = told.sigmoid(), logits
             by_teacher = -(p * z.sigmoid().log() + (1 - p) * (-z).sigmoid().log()).mean()
-        loss = (1 - weight) * self.cross_entropy(logits, y, 0.0) + weight * by_teacher
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.item()
+        return (1 - weight) * self.cross_entropy(logits, y, 0.0) + weight * by_teacher
 
 
 @pytest.mark.parametrize("name", DATASETS)
