@@ -127,6 +127,8 @@ VALUES = {
     "trainer.devices": ([1, 8, "auto", [0], [0, 1]], [0, -1, None, "", "two", 1.5, True], "auto"),
     "trainer.max_epochs": integers(1),
     "trainer.precision": names("32-true", "bf16-mixed"),
+    "trainer.matmul_precision": names("highest", "high", "medium"),
+    "trainer.cuda_graphs": FLAGS,
     "tracking.uri": (
         [
             *(None, "sqlite:///a.db", "sqlite:////abs/a.db", "http://localhost:5000"),

@@ -49,19 +49,26 @@ class ScheduledDropout(Callback):
     """Moves the hidden layers' dropout rate along one of `DROPOUT_SCHEDULES`, step by step."""
 
     def __init__(self, schedule: str, *, start: float, end: float, cutoff: float) -> None:
-        self._rate = DROPOUT_SCHEDULES[schedule]
+        self._rate, self._moves = DROPOUT_SCHEDULES[schedule], schedule != "constant"
         self._start, self._end, self._cutoff = start, end, cutoff
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have the rate set before every step."""
         assert isinstance(pl_module, Classifier)
         network = pl_module.network
+        if self._moves and pl_module.device.type == "cuda":
+            network.hold_dropout(pl_module.device)
 
         def set_rate(t: float) -> None:
             self.rate = self._rate(t, self._start, self._end, self._cutoff)
             network.set_dropout(self.rate)
 
         pl_module.before_step.append(set_rate)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the rate be a number again."""
+        assert isinstance(pl_module, Classifier)
+        pl_module.network.hold_dropout(None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the rate."""

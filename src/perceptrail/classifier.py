@@ -1,5 +1,6 @@
 """How a network learns: the loss, its penalties, the optimizer and the learning-rate schedule."""
 
+import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -15,7 +16,10 @@ from perceptrail.distillation import Relabel
 from perceptrail.gradient import Autograd, Gradient
 from perceptrail.model import MLP
 from perceptrail.prediction import example_losses, labels, loss_and_slope, mean_loss
+from perceptrail.replay import Replay, obstacle
 from perceptrail.stepping import Step
+
+log = logging.getLogger(__name__)
 
 # A function of progress in [0, 1] -> factor of the rate, or a partial of a torch scheduler class.
 Schedule = partial[Any]
@@ -36,6 +40,8 @@ class Classifier(pl.LightningModule):
 
     With `relabel`, training batches are learned by the labels that it makes of them.
 
+    On a GPU, steps are replayed as CUDA graphs, if `graphs` and where nothing stands against it.
+
     `before_step` holds functions to be called with the progress t in [0, 1) before each step.
     """
 
@@ -52,6 +58,7 @@ class Classifier(pl.LightningModule):
         gradient_clip: float | None = None,
         adversarial: float = 0.0,
         relabel: Relabel | None = None,
+        graphs: bool = True,
         monitor: str = "val/loss",
     ) -> None:
         super().__init__()
@@ -60,13 +67,14 @@ class Classifier(pl.LightningModule):
         self._make_optimizer, self._schedule = optimizer, schedule
         self._label_smoothing, self._l1, self._l2 = label_smoothing, l1, l2
         self._max_norm, self._gradient_clip, self._monitor = max_norm, gradient_clip, monitor
-        self._adversarial, self._relabel = adversarial, relabel
+        self._adversarial, self._relabel, self._graphs = adversarial, relabel, graphs
         self.before_step: list[Callable[[float], None]] = []
         self.step_losses: list[Tensor] = []  # of this epoch, for every step a scalar
         self._step_sizes: list[int] = []
         self._steps_per_epoch = 0
         self._step: Step | None = None
         self._gradient: Gradient | Autograd | None = None
+        self._advance: Callable[[Tensor, Tensor], Tensor] = self._make_step
         self._sums: Tensor | None = None  # of the validation: loss, correct, examples
 
     @property
@@ -108,6 +116,11 @@ class Classifier(pl.LightningModule):
         assert isinstance(optimizer, Optimizer)
         self._step = Step(optimizer)
         self._gradient = self._differentiation()
+        if self._graphs and self.device.type == "cuda" and self.trainer.world_size == 1:
+            if reason := obstacle(self.network, optimizer):
+                log.info("Steps go one by one, not as a CUDA graph: %s", reason)
+            else:
+                self._advance = Replay(self._make_step, optimizer, device=self.device)
 
     def _differentiation(self) -> Gradient | Autograd:
         """What finds the gradients of a step's loss, of each half by itself if it has two."""
@@ -128,20 +141,24 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, chunk: Iterable[Batch], batch_idx: int) -> None:
         """Make one optimizer step for each batch of a chunk."""
-        assert self._step is not None
         done, steps = self.step, self.steps
         for step, (x, y) in enumerate(chunk, start=done):
             for prepare in self.before_step:
                 prepare(step / steps)
-            self._step.forget()
-            loss = self._learn(x, y)
-            if self._gradient_clip is not None:
-                nn.utils.clip_grad_norm_(self.network.parameters(), self._gradient_clip)
-            self._step()
-            if self._max_norm is not None:
-                self._shorten(self._max_norm)
-            self.step_losses.append(loss)
+            self.step_losses.append(self._advance(x, y))
             self._step_sizes.append(len(y))
+
+    def _make_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One optimizer step; the loss before it."""
+        assert self._step is not None
+        self._step.forget()
+        loss = self._learn(x, y)
+        if self._gradient_clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self._gradient_clip)
+        self._step()
+        if self._max_norm is not None:
+            self._shorten(self._max_norm)
+        return loss
 
     def _learn(self, x: Tensor, y: Tensor) -> Tensor:
         """Leave the loss's gradient in the parameters; returns the loss."""

@@ -154,6 +154,8 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "trainer.devices": _DEVICES,
     "trainer.max_epochs": _integer(1),
     "trainer.precision": _one_of(["32-true", "bf16-mixed"]),
+    "trainer.matmul_precision": _one_of(["highest", "high", "medium"]),
+    "trainer.cuda_graphs": _FLAG,
     "trainer.max_steps": _left_out("trainer.max_epochs says how long to train"),
     "trainer.max_time": _left_out("trainer.max_epochs says how long to train"),
     "trainer.gradient_clip_val": _left_out("regularization.gradient_clip does that"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from perceptrail.linear import Linear, is_large, product
 from perceptrail.model import MLP, Dropout, GaussianNoise
+from perceptrail.replay import listens
 
 aten = torch.ops.aten
 
@@ -34,16 +35,12 @@ class Gradient:
         processor, all of whose parameters are learned, and to which nothing listens.
         """
         layers, parameters = list(network.modules()), list(network.parameters())
-        on_layers = ["_forward_hooks", "_forward_pre_hooks"]
-        on_layers += ["_backward_hooks", "_backward_pre_hooks"]
-        on_parameters = ("_backward_hooks", "_post_accumulate_grad_hooks")
         return (
             type(network).forward is MLP.forward
             and all(layer.training for layer in layers)
             and all(p.device.type == "cpu" and p.dtype == torch.float32 for p in parameters)
             and all(p.requires_grad for p in parameters)
-            and not any(getattr(layer, kind) for layer in layers for kind in on_layers)
-            and not any(getattr(p, kind) for p in parameters for kind in on_parameters)
+            and not listens(network)
             and not torch.is_anomaly_enabled()
         )
 

@@ -33,11 +33,15 @@ def draw_mask(like: Tensor, threshold: Tensor | int) -> Tensor:
 class Dropout(nn.Dropout):
     """Dropout that on a processor costs a fifth: it draws 16 bits a value, PyTorch's a double.
 
-    The rate is thereby rounded down to a multiple of 1/65536.
+    The rate is thereby rounded down to a multiple of 1/65536. Where `rate` is a tensor, it is that.
     """
+
+    rate: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero a share `p` of x while training, and scale up the rest."""
+        if self.training and self.rate is not None:
+            return x * (torch.rand_like(x) >= self.rate) / (1 - self.rate)
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
         return x * self.mask(x)
@@ -118,7 +122,7 @@ class MLP(nn.Module):
             layers.append(Dropout(dropout))
         layers.append(_linear([inputs, *hidden][-1], outputs, gain=gain))
         self.layers = nn.Sequential(*layers)
-        self._dropouts = [layer for layer in layers[1:] if isinstance(layer, nn.Dropout)]
+        self._dropouts = [layer for layer in layers[1:] if isinstance(layer, Dropout)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, outputs] of raw inputs [batch, inputs]."""
@@ -144,6 +148,13 @@ class MLP(nn.Module):
         """Set the rate of the hidden layers' dropout; the inputs' stays."""
         for layer in self._dropouts:
             layer.p = rate
+            if layer.rate is not None:
+                layer.rate.fill_(rate)
+
+    def hold_dropout(self, device: torch.device | None) -> None:
+        """Have the hidden layers' rate in a tensor there, for steps to be recorded; or no more."""
+        for layer in self._dropouts:
+            layer.rate = None if device is None else torch.tensor(layer.p, device=device)
 
     def save(self, folder: Path, **facts: Any) -> None:
         """Write weights (safetensors), architecture (JSON) and further `facts` to a folder."""

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 
 _origin = cache(origin)  # the code that runs is that of the start
 
+log = logging.getLogger(__name__)
+
+OWN = ("cuda_graphs", "matmul_precision")  # keys of the group `trainer` that are not Lightning's
 CHUNK = 64  # steps between two looks of Lightning and its callbacks
 
 # Noise about what is meant: a run directory with Hydra's files in it; a rename within PyTorch.
@@ -75,6 +78,7 @@ def run(cfg: DictConfig) -> float | list[float]:
             optimizer=optimizer,
             schedule=schedule,
             relabel=teaching(data, **cfg.distillation),
+            graphs=cfg.trainer.cuda_graphs,
             monitor=cfg.monitor.metric,
             **cfg.regularization,
         )
@@ -181,19 +185,33 @@ def pruning_of(cfg: DictConfig) -> "list[Pruning]":
     return [Pruning(cfg.trial, monitor=cfg.monitor.metric)]
 
 
-def check_accelerator(wanted: str) -> None:
-    """Raise `UserError` if this machine has not got what `trainer.accelerator` says."""
+def use_device(trainer: DictConfig) -> None:
+    """Prepare PyTorch for the device that `trainer.accelerator` says, and name a GPU taken by auto.
+
+    Raises `UserError` if this machine has not got it.
+    """
+    wanted = trainer.accelerator
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps.is_available()}
     present |= {"auto": True, "gpu": present["cuda"] or present["mps"]}
     if not present.get(wanted, True):
         there = ", ".join(name for name, is_there in present.items() if is_there)
         raise UserError(f"trainer.accelerator={wanted}: this machine has none; use {there}")
+    if wanted == "auto" and present["cuda"]:
+        name = torch.cuda.get_device_name()
+        _say_once(f"On the GPU ({name}), the faster one here; trainer=cpu takes the processor")
+    torch.set_float32_matmul_precision(trainer.matmul_precision)
+
+
+@cache
+def _say_once(line: str) -> None:
+    log.info(line)
 
 
 def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
-    check_accelerator(cfg.trainer.accelerator)
+    use_device(cfg.trainer)
+    lightnings = {key: value for key, value in cfg.trainer.items() if key not in OWN}
     trainer: pl.Trainer = build(
-        cfg.trainer,
+        DictConfig(lightnings),
         key="trainer",
         callbacks=list(callbacks),
         default_root_dir=run_dir,

@@ -73,7 +73,9 @@ class Batches:
     def _order(self, seed: int) -> Tensor:
         order = shuffled(len(self._y), seed=seed, epoch=self._epoch())
         mine = np.resize(order, self._share * self._world)[self._rank :: self._world]
-        return torch.from_numpy(np.ascontiguousarray(mine)).to(self._y.device)
+        rows, device = torch.from_numpy(np.ascontiguousarray(mine)), self._y.device
+        # Copied without a wait for what the GPU has still to do.
+        return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
 
 
 @final

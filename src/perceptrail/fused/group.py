@@ -15,6 +15,7 @@ from perceptrail.fused.member import Course, Member
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, OWN, Update
 from perceptrail.prediction import example_losses, labels, losses_and_slopes
+from perceptrail.replay import Replay
 
 
 class Group:
@@ -25,6 +26,8 @@ class Group:
         self._members, self._device = list(members), first.device
         self._epochs, self._size = first.epochs, first.data.batch_size
         self._steps = math.ceil(first.data.n_train / self._size)
+        self._graphs = first.graphs
+        self._replayed: tuple[bool, Replay] | None = None  # with dropout or without, and how
         self._collect()
         self._stack = Stack([member.network for member in members], device=self._device)
         defaults = [member.optimizer([torch.zeros(1)]).defaults for member in members]
@@ -123,17 +126,38 @@ class Group:
         source = np.random.SeedSequence([*seeds, epoch])
         torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
         paces = rates[:, 0].tolist() if self._alike else rates.float().to(self._device)
-        dropouts = dropouts.float().to(self._device)
-        fixed = bool((dropouts == dropouts[0]).all())
-        smoothing = self._smoothing
+        dropouts = dropouts.float()
+        moving, on = bool((dropouts != dropouts[0]).any()), None
+        advance: Callable[..., Tensor] = self._make_step
+        batches: Iterator[tuple[Tensor, ...]] = self._batches(rows, self._size)
+        if self._graphs:
+            on = bool(dropouts.any())
+            advance, batches = self._replay(on), ((own,) for own in rows.split(self._size, 1))
+        dropouts = dropouts.to(self._device)
         total = torch.zeros(len(seeds), device=self._device)
-        for step, (x, y) in enumerate(self._batches(rows, self._size)):
-            if step == 0 or not fixed:
-                self._stack.set_dropout(dropouts[step])
-            loss = self._stack.learn(x, partial(losses_and_slopes, y=y, label_smoothing=smoothing))
-            penalty = self._update.step(self._stack.parameters, self._stack.weights, paces[step])
-            total += (loss + penalty) * y.shape[1]
+        for step, batch in enumerate(batches):
+            if step == 0 or moving:
+                self._stack.set_dropout(dropouts[step], on=on)
+            self._update.set_rate(paces[step])
+            total += advance(*batch) * batch[-1].shape[1]
         return total / n
+
+    def _make_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step on standardised inputs and labels; the losses [members] before it."""
+        loss = partial(losses_and_slopes, y=y, label_smoothing=self._smoothing)
+        losses = self._stack.learn(x, loss)
+        return losses + self._update.step(self._stack.parameters, self._stack.weights)
+
+    def _replay(self, dropout: bool) -> Replay:
+        """What makes steps on examples by rows [members, batch], for this stack and no other."""
+        if self._replayed is None or self._replayed[0] != dropout:
+
+            def step(rows: Tensor) -> Tensor:
+                return self._make_step(*self._gather(rows))
+
+            replay = Replay(step, self._update.optimizer, device=self._device)
+            self._replayed = dropout, replay
+        return self._replayed[1]
 
     @torch.no_grad()
     def _validate(self) -> tuple[Tensor, Tensor]:
@@ -155,13 +179,17 @@ class Group:
         members, inputs = len(rows), self._members[0].data.inputs
         many = max(1, VALUES // (members * inputs * size)) * size
         for chunk in rows.split(many, 1):
-            picked = chunk.reshape(-1)
-            x = self._x.index_select(0, picked)
-            x = (torch.view_as_real(x) if x.is_complex() else x).view(members, -1, inputs)
-            y = self._y.index_select(0, picked).view(members, -1)
-            x.mul_(self._scale).add_(self._shift)  # addcmul takes twice as long, if not more
             step = many if size == 1 else size
-            yield from zip(x.split(step, 1), y.split(step, 1), strict=True)
+            yield from zip(*(part.split(step, 1) for part in self._gather(chunk)), strict=True)
+
+    def _gather(self, rows: Tensor) -> Batch:
+        """The examples that rows [members, n] name."""
+        picked, members = rows.reshape(-1), len(rows)
+        x = self._x.index_select(0, picked)
+        x = torch.view_as_real(x) if x.is_complex() else x
+        x = x.view(members, rows.shape[1], self._members[0].data.inputs)
+        y = self._y.index_select(0, picked).view(members, -1)
+        return x.mul_(self._scale).add_(self._shift), y  # addcmul takes twice as long, if not more
 
     def _settle(self, rows: Sequence[Row]) -> list[Member]:
         """Tell the members how their epoch went, and part with those that are done."""
@@ -190,6 +218,7 @@ class Group:
             return
         self._stack.keep(members)
         self._update.keep(members, self._stack.parameters)
+        self._replayed = None
         for name in ("_rates", "_smoothing", "_scale", "_shift", "_train", "_val"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[members])

@@ -51,6 +51,8 @@ class Member:
         self.seed, self.epochs = int(cfg.seed), int(cfg.trainer.max_epochs)
         on_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
         self.device = torch.device("cuda" if on_gpu else "cpu")
+        self.graphs = on_gpu and bool(cfg.trainer.cuda_graphs)
+        self._precision: str = cfg.trainer.matmul_precision
         self.regularization: dict[str, Any] = settings["regularization"]
         self.factor: Course = (str(settings["schedule"]), schedule)
         kind, *bounds = (settings["dropout"][k] for k in ("schedule", "start", "end", "cutoff"))
@@ -77,7 +79,8 @@ class Member:
         noises = [bool(network.get(name)) for name in ("input_noise", "noise")]
         options = {k: v for k, v in self.optimizer.keywords.items() if k not in OWN}
         sizes = (data.batch_size, data.n_train, data.n_val, self.epochs)
-        return (str([*parts, *noises, options]), self.optimizer.func, self.device, *sizes)
+        device = (self.device, self.graphs, self._precision)
+        return (str([*parts, *noises, options]), self.optimizer.func, *device, *sizes)
 
     def take(self, row: Row) -> tuple[bool, bool]:
         """Add an epoch; whether it is the best yet, and whether it is the last."""

@@ -19,7 +19,7 @@ from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.sets import Dataset
 from perceptrail.fused.member import Member, Outcome
 from perceptrail.fused.sharing import fit
-from perceptrail.training import assemble, check_accelerator, pruning_of, recorded, returned
+from perceptrail.training import assemble, pruning_of, recorded, returned, use_device
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def prepare(cfg: DictConfig, datasets: dict[str, Dataset]) -> Member:
     Raises `UserError` as a run of the job would.
     """
     config.validate(cfg)
-    check_accelerator(cfg.trainer.accelerator)
+    use_device(cfg.trainer)
     which = str({name: value for name, value in cfg.data.items() if name not in USE})
     if which not in datasets:
         found = dataset(cfg)

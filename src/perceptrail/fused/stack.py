@@ -155,17 +155,25 @@ class Stack:
             f"layers.{i}.{k}": own[k].detach() for i, (f, own) in layers for k in f.state_dict()
         }
 
-    def set_dropout(self, rates: Tensor) -> None:
-        """Set the members' rates [members] of the hidden layers' dropout."""
+    def set_dropout(self, rates: Tensor, *, on: bool | None = None) -> None:
+        """Set the members' rates [members] of the hidden layers' dropout.
+
+        Where none has any there is nothing to draw; whether it is `on` can be said in advance.
+        """
         for layer, own in zip(self._layers[1:], self._own[1:], strict=True):
             if isinstance(layer, Dropout):
-                self._set_rate(own, rates)
+                self._set_rate(own, rates, on=on)
 
-    def _set_rate(self, own: Own, rates: Tensor) -> None:
-        own.clear()
-        if bool((rates > 0).any()):
-            own["p"] = rates[:, None, None]
-            own["threshold"] = ((own["p"] * 2**16).int() - 2**15).short()
+    def _set_rate(self, own: Own, rates: Tensor, *, on: bool | None = None) -> None:
+        if not (bool((rates > 0).any()) if on is None else on):
+            own.clear()
+            return
+        p = rates[:, None, None]
+        for name, value in (("p", p), ("threshold", ((p * 2**16).int() - 2**15).short())):
+            if name in own:
+                own[name].copy_(value)  # where a recorded step finds it
+            else:
+                own[name] = value.clone()
 
     def keep(self, members: list[int]) -> None:
         """Go on with these members alone."""

@@ -49,26 +49,31 @@ class Update:
         self._moved = zeros or list(parameters)
         own = {name: value for name, value in options.items() if name not in OWN}
         decay = decays[0] if alike else 0.0
-        self._optimizer = kind(self._moved, **own, lr=1.0, weight_decay=decay)
-        self._step = Step(self._optimizer)
+        self.optimizer = kind(self._moved, **own, lr=1.0, weight_decay=decay)
+        self._step = Step(self.optimizer)
+        self._rates = torch.ones_like(self._decay)  # unless they are alike
+
+    def set_rate(self, rate: Tensor | float) -> None:
+        """Set the rates [members] or, if they are alike, the one rate of the steps that follow."""
+        if isinstance(rate, Tensor):
+            self._rates.copy_(rate)
+        else:
+            self.optimizer.param_groups[0]["lr"] = rate
 
     @torch.no_grad()
-    def step(
-        self, parameters: Sequence[Tensor], weights: Sequence[Tensor], rate: Tensor | float
-    ) -> Tensor | float:
-        """Make a step by the parameters' gradients, at rates [members] or, if alike, one rate.
+    def step(self, parameters: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor | float:
+        """Make a step by the parameters' gradients.
 
         Returns the penalties that belong to the loss, [members] or 0.
         """
         penalty = self._penalise(weights)
         if "gradient_clip" in self._bounds:
             self._clip([p.grad for p in parameters if p.grad is not None])
-        if isinstance(rate, Tensor):
-            self._move(parameters, rate)
-        else:
-            self._optimizer.param_groups[0]["lr"] = rate
+        if self._alike:
             self._step()
             self._step.forget()
+        else:
+            self._move(parameters, self._rates)
         if "max_norm" in self._bounds:
             for weight in weights[:-1] or weights:  # as Classifier does for one network
                 length = torch.linalg.vector_norm(weight, dim=2, keepdim=True)
@@ -112,17 +117,17 @@ class Update:
 
     def keep(self, members: list[int], parameters: Sequence[Tensor]) -> None:
         """Go on with these members alone, whose parameters are now those given."""
-        self._decay = self._decay[members]
+        self._decay, self._rates = self._decay[members], self._rates[members]
         self._bounds = {name: bound[members] for name, bound in self._bounds.items()}
         moves = [] if self._alike else [m.detach()[members].requires_grad_() for m in self._moved]
         kept = moves or list(parameters)
         for old, new in zip(self._moved, kept, strict=True):
-            self._optimizer.state[new] = {
+            self.optimizer.state[new] = {
                 k: v[members] if v is not None and v.shape == old.shape else v
-                for k, v in self._optimizer.state.pop(old, {}).items()
+                for k, v in self.optimizer.state.pop(old, {}).items()
             }
-        self._moved = self._optimizer.param_groups[0]["params"] = kept
-        self._step = Step(self._optimizer)
+        self._moved = self.optimizer.param_groups[0]["params"] = kept
+        self._step = Step(self.optimizer)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
