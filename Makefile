@@ -53,7 +53,7 @@ $(VENV)/bin/uv:
 INSTALL = $(VENV)/bin/uv pip install --quiet --compile-bytecode --constraint constraints.txt
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/uv
-	$(INSTALL) --python $(PYTHON) --editable .
+	$(INSTALL) --python $(PYTHON) --editable '.[train]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/uv

@@ -10,6 +10,7 @@ from optuna import Study
 from optuna.trial import TrialState
 from torch.utils.data import DataLoader
 
+from perceptrail.search import RunningTrial
 from perceptrail.search.pruning import Pruning
 from perceptrail.search.storage import open_storage
 
@@ -47,7 +48,7 @@ def begun(path: Path, pruner: dict[str, object], directions: int = 1) -> Study:
 
 def train(study: Study, path: Path, losses: list[float]) -> Pruning:
     place = {"study": "s", "storage": str(path), "number": study.ask().number}
-    return fit(Pruning(place, monitor="val/loss"), losses)
+    return fit(Pruning(RunningTrial(place), monitor="val/loss"), losses)
 
 
 def fit(pruning: Pruning, losses: list[float]) -> Pruning:
@@ -96,7 +97,7 @@ def test_compares_with_trials_of_other_processes(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     median = {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": 1, "n_warmup_steps": 1}
     study = begun(path, median)
-    study.tell(train(study, path, [3.0, 2.0, 1.0])._trial.number, 1.0)
+    study.tell(train(study, path, [3.0, 2.0, 1.0])._trial.number or 0, 1.0)
     assert train(study, path, [4.0, 4.0, 1.0]).pruned
     assert sorted(study.trials[1].intermediate_values) == [0, 1]
 

@@ -18,6 +18,7 @@ from perceptrail import config, runs  # noqa: F401  (config registers the resolv
 from perceptrail.errors import UserError, did_you_mean
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+TRAINING = ("torch", "pytorch_lightning", "mlflow")  # what a search alone does without
 TWO_FLAGS = "Only one of --"  # how Hydra begins to say that its flags exclude each other
 
 
@@ -69,6 +70,10 @@ def errors_for_people(conf: Path) -> Iterator[None]:
         if not str(error).startswith(TWO_FLAGS):
             raise
         sys.exit(str(error))
+    except ModuleNotFoundError as error:
+        if error.name not in TRAINING:
+            raise
+        sys.exit(f"{error.name} is not installed: pip install 'perceptrail[train]'")
     except KeyboardInterrupt:
         sys.exit(130)  # the shell's number for it
     except OSError as error:

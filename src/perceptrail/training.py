@@ -180,9 +180,10 @@ def pruning_of(cfg: DictConfig) -> "list[Pruning]":
     """The one judge of a search's trial; none for a run that is no trial."""
     if cfg.trial is None:
         return []
-    from perceptrail.search.pruning import Pruning  # imports Optuna
+    from perceptrail.search import trial
+    from perceptrail.search.pruning import Pruning
 
-    return [Pruning(cfg.trial, monitor=cfg.monitor.metric)]
+    return [Pruning(trial(cfg), monitor=cfg.monitor.metric)]
 
 
 def use_device(trainer: DictConfig) -> None:

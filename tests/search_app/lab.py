@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from optuna import Study
 
@@ -27,6 +28,7 @@ def search(
     folder: Path, *overrides: str, task: Callable[[DictConfig], Any] = bowl, sampler: str = "random"
 ) -> Study:
     """Search in this process, results in `folder`, and open the study."""
+    before = HydraConfig.instance().cfg
     with initialize_config_dir(str(HERE / "conf"), version_base="1.3", job_name="app"):
         GlobalHydra.instance().hydra.multirun(
             config_name="config",
@@ -39,6 +41,7 @@ def search(
                 *overrides,
             ],
         )
+    HydraConfig.instance().cfg = before
     return opened(folder)
 
 

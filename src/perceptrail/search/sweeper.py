@@ -13,7 +13,7 @@ from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException, HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from optuna import Trial
 from optuna.trial import TrialState
@@ -55,6 +55,11 @@ class Search:
     ) -> None:
         settings.check()
         self._settings, self._config, self._launcher = settings, config, launcher
+        self._dir = Path(str(config.hydra.sweep.dir)).absolute()
+        self._address = settings.storage or str(self._dir / "study.journal")
+        if "://" not in self._address:
+            self._address = str(Path(self._address).absolute())
+        _tell_jobs(config, study_name=settings.study_name, storage=self._address)
         directions = settings.directions(config)
         self._task = Task(context, function, config, objectives=len(directions))
         self._composer = self._task.composer()
@@ -68,10 +73,6 @@ class Search:
         if settings.n_trials is None and not exhaustive:
             raise UserError("hydra.sweeper.n_trials=null: only grid and brute_force come to an end")
         starts = [] if exhaustive else list(self._starts(settings.enqueue))
-        self._dir = Path(str(config.hydra.sweep.dir)).absolute()
-        self._address = settings.storage or str(self._dir / "study.journal")
-        if "://" not in self._address:
-            self._address = str(Path(self._address).absolute())
         self._study = open_study(
             settings,
             address=self._address,
@@ -241,6 +242,12 @@ class Search:
         except KeyError:
             return True  # as far as one can say before the rest is drawn
         return self._is_feasible(values)
+
+
+def _tell_jobs(config: DictConfig, **facts: str) -> None:
+    """Have the configuration of every job, wherever it is composed, say what it belongs to."""
+    with read_write(config.hydra):
+        config.hydra.overrides.hydra += [f"hydra.sweeper.{k}={text(v)}" for k, v in facts.items()]
 
 
 @contextmanager
