@@ -133,7 +133,7 @@ class Report:
         self._over = threading.Event()
         self._best: list[int] = []  # the trials in best.yaml
 
-    def begin(self, *, repaired: Sequence[int]) -> None:
+    def begin(self, *, repaired: Sequence[int]) -> Standing:
         """Say where the search stands at its start."""
         standing = self._standing()
         log.info(
@@ -155,8 +155,9 @@ class Report:
             log.info(f"Left behind by a process that died, to be run again: trials {numbers}")
         if self._records:
             self._records.begin(standing)
+        return standing
 
-    def trial(self, outcome: Outcome) -> None:
+    def trial(self, outcome: Outcome) -> Standing:
         """Show how a trial ended, and bring the results up to date."""
         self._ended += 1
         standing = self._standing()
@@ -171,14 +172,15 @@ class Report:
             self._records.trial(outcome.number, standing)
         if self._artist and self._artist.refresh() and self._records:
             self._records.figures()
+        return standing
 
-    def end(self, *, status: str) -> None:
+    def end(self, *, status: str, why: str) -> None:
         """Write the results and say what came out and what to type next."""
         self._over.set()
         self._live.close()
         standing = self._standing()
         self._write(standing)
-        said = [*self._summary(standing, status), *self._commands(standing)]
+        said = [*self._summary(standing, status, why), *self._commands(standing)]
         for line in said:
             log.info(line)
         if self._artist and self._ended:
@@ -210,10 +212,12 @@ class Report:
         counts = [f"{n} {k}" for k, n in standing.counts.items() if n and k != "finished"]
         return "  ".join([*(f"best {shown}" for shown in best), *counts])
 
-    def _summary(self, standing: Standing, status: str) -> Iterator[str]:
+    def _summary(self, standing: Standing, status: str, why: str) -> Iterator[str]:
         counts = ", ".join(f"{n} {name}" for name, n in standing.counts.items())
         words = {"FINISHED": "Done", "KILLED": "Interrupted", "FAILED": "Given up"}
         yield f"{words[status]}: {counts}"
+        if why:
+            yield f"Stopped: {why}"
         for trial in standing.best:
             values = ", ".join(f"{value:.6g}" for value in trial.values)
             yield f"best: {values} (trial {trial.number}: {params(trial)})"

@@ -15,7 +15,15 @@ DIRECTIONS: dict[str, Direction] = {
     "minimize": "minimize",
     "maximize": "maximize",
 }
-LEAST = {"n_trials": 1, "n_jobs": 1, "retries": 0, "seed": 0, "max_failures": 1}
+LEAST = {
+    "n_trials": 1,
+    "n_jobs": 1,
+    "retries": 0,
+    "seed": 0,
+    "max_failures": 1,
+    "timeout": 0,
+    "patience": 1,
+}
 
 
 @dataclass
@@ -44,6 +52,13 @@ class Settings:
     retries: int = 0
     # So many failed trials in a row end the search; null: none do.
     max_failures: int | None = 10
+    # Seconds after which no further trial begins; those that run are waited for.
+    timeout: float | None = None
+    # So many trials without a better one end the search; null: they do not.
+    patience: int | None = None
+    # Functions (study, trial) that are called after each trial and may call study.stop():
+    # full names, or mappings with a _target_ such as optuna.terminator.TerminatorCallback.
+    callbacks: list[Any] = field(default_factory=list)
     # What is searched: overrides of Hydra's sweep grammar and more, see perceptrail.search.grammar.
     params: dict[str, Any] = field(default_factory=dict)
     # Expressions such as sum(model.hidden) <= 512, or full names of functions of the configuration.

@@ -30,10 +30,11 @@ from perceptrail.search.report import Records, Report, store
 from perceptrail.search.results import OVERRIDES
 from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
+from perceptrail.search.stopping import Stopping
 from perceptrail.search.storage import KEY, exclusive, open_study
 from perceptrail.search.workers import Workers
 
-RECORDED = ("n_trials", "n_jobs", "seed", "retries", "constraints")
+RECORDED = ("n_trials", "n_jobs", "seed", "retries", "constraints", "timeout", "patience")
 
 
 class SearchError(UserError, CompactHydraException):
@@ -64,6 +65,7 @@ class Search:
         self._task = Task(context, function, config, objectives=len(directions))
         self._composer = self._task.composer()
         self._space = read_space(settings.params, arguments, loader=context.config_loader)
+        self._stopping = Stopping(settings)
         self._constraints = [condition(c) for c in settings.constraints]
         self._check_keys()
         self._common = self._compose({})  # what all trials have in common
@@ -100,7 +102,7 @@ class Search:
             artist=Artist(self._address, self._study, self._dir) if draws else None,
         )
         engine = self._engine()
-        report.begin(repaired=self._ledger.repair())
+        self._stopping.look(report.begin(repaired=self._ledger.repair()))
         status = "FAILED"
         try:
             with _terminated_as_interrupted():
@@ -115,7 +117,7 @@ class Search:
         finally:
             engine.close()
             self._ledger.close()
-            report.end(status=status)
+            report.end(status=status, why=self._stopping.reason)
         if status == "KILLED":
             sys.exit(130)
         return engine.returns
@@ -124,11 +126,13 @@ class Search:
         under_way = failures = 0
         bound = self._settings.max_failures
         while True:
-            while under_way < engine.slots and (trial := self._ledger.claim()):
+            while under_way < engine.slots and not self._stopping.now():
+                if not (trial := self._ledger.claim()):
+                    break
                 under_way += 1
                 engine.submit(trial.number, self._overrides(trial))
             if not under_way:
-                if self._ledger.repair():
+                if not self._stopping.now() and self._ledger.repair():
                     continue
                 return
             for outcome in engine.wait():
@@ -139,7 +143,8 @@ class Search:
                 else:
                     failures = 0
                     self._ledger.settle(outcome.number, outcome.state, outcome.values)
-                report.trial(outcome)
+                self._stopping.look(report.trial(outcome))
+                self._stopping.tell(self._study, outcome.number)
             if bound is not None and failures >= bound:  # several may have ended at once
                 raise UserError(
                     f"{bound} trials in a row have failed, the last one because: "
