@@ -15,6 +15,7 @@ from perceptrail.data.module import Batch, Chunks
 from perceptrail.distillation import Relabel
 from perceptrail.gradient import Autograd, Gradient
 from perceptrail.model import MLP
+from perceptrail.network import Network
 from perceptrail.prediction import example_losses, labels, loss_and_slope, mean_loss
 from perceptrail.replay import Replay, obstacle
 from perceptrail.stepping import Step
@@ -26,7 +27,7 @@ Schedule = partial[Any]
 
 
 class Classifier(pl.LightningModule):
-    """Trains an MLP by cross-entropy on batches (inputs [batch, d], labels [batch]).
+    """Trains a network by cross-entropy on batches (inputs [batch, d], labels [batch]).
 
     Lightning hands over many batches at a time and the loop over them is here, because for small
     networks the way from one step to the next costs as much as the step (manual optimization).
@@ -47,7 +48,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(
         self,
-        network: MLP,
+        network: Network,
         *,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule | None = None,
@@ -128,6 +129,7 @@ class Classifier(pl.LightningModule):
         plain = trainer.precision == "32-true" and trainer.world_size == 1
         own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
         if plain and not (own_loss or self._l1 or self._l2) and Gradient.suits(self.network):
+            assert isinstance(self.network, MLP)
             loss = partial(loss_and_slope, label_smoothing=self._label_smoothing, share=share)
             return Gradient(self.network, loss)
         # With several processes, Lightning has them agree on the gradient.

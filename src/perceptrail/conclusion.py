@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from perceptrail import gallery, runs
 from perceptrail.callbacks import BEST, Row
 from perceptrail.data.module import DataModule
-from perceptrail.model import MLP
+from perceptrail.network import Network, sources
 from perceptrail.prediction import judge
 from perceptrail.recorder import RunLog
 
@@ -64,7 +64,7 @@ class Trained:
     cfg: DictConfig
     run_dir: Path
     data: DataModule
-    network: MLP
+    network: Network
     rows: list[Row]
 
 
@@ -83,7 +83,8 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     judgement = judge(network, x, y)
     network.save(run_dir / runs.MODEL, classes=data.classes, shape=data.shape)
     model = str(run_dir / runs.MODEL)
-    log.post("log_model", model, classes=list(data.classes), inputs=data.inputs)
+    code = sources(network)
+    log.post("log_model", model, classes=list(data.classes), inputs=data.inputs, code=code)
 
     if trained.cfg.figures:
         folder = run_dir / "figures"

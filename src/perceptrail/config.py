@@ -98,11 +98,26 @@ _MIRRORS = Rule(
     "a list of URLs and folders, such as [/data/mnist]",
     lambda v: isinstance(v, ListConfig) and all(isinstance(m, str) for m in v),
 )
+_NAMES = Rule(
+    "a list of names of parts of the network, or patterns of them, such as [head, features.0.*]",
+    lambda v: isinstance(v, ListConfig) and all(isinstance(name, str) for name in v),
+)
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 _STORE = Rule(
     "a database (sqlite:///path, postgresql://...) or the address of an MLflow server (http://...)",
     lambda v: isinstance(v, str) and urlsplit(v).scheme.partition("+")[0] in {"sqlite", *_PORTS},
 )
+
+# To a module of one's own these may mean something else.
+OF_MLP: Mapping[str, Rule | Callable[[], Rule]] = {
+    "model.hidden": _WIDTHS,
+    "model.activation": _activations,
+    "model.dropout": _SHARE,
+    "model.input_dropout": _SHARE,
+    "model.noise": _at_least(0),
+    "model.input_noise": _at_least(0),
+    "model.norm": _one_of(["batch", "layer"]).or_null(),
+}
 
 RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "seed": _integer(0, 2**32 - 1),
@@ -130,13 +145,11 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "data.arms": _integer(2),
     "data.turns": _above(0),
     "data.factor": _above(0),
-    "model.hidden": _WIDTHS,
-    "model.activation": _activations,
-    "model.dropout": _SHARE,
-    "model.input_dropout": _SHARE,
-    "model.noise": _at_least(0),
-    "model.input_noise": _at_least(0),
-    "model.norm": _one_of(["batch", "layer"]).or_null(),
+    **OF_MLP,
+    "model._target_": _TEXT,
+    "model.weights": _TEXT.or_null(),
+    "model.fresh": _NAMES.or_null(),
+    "model.frozen": _NAMES.or_null(),
     "optimizer.lr": _above(0),
     "optimizer.weight_decay": _at_least(0),
     "schedule.warmup": _SHARE,
@@ -184,7 +197,10 @@ def validate(cfg: DictConfig) -> None:
     for name in map(str, cfg):
         if name not in KEYS:
             raise UserError(f"{name}: there is no such key{did_you_mean(name, KEYS)}")
+    ours = OmegaConf.select(cfg, "model._target_", throw_on_missing=False) is None
     for key, entry in RULES.items():
+        if key in OF_MLP and not ours:
+            continue
         try:
             value = OmegaConf.select(cfg, key, default=_ABSENT, throw_on_missing=True)
         except MissingMandatoryValue:

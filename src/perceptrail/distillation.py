@@ -4,13 +4,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perceptrail import network as networks
 from perceptrail import runs
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
-from perceptrail.model import MLP
 from perceptrail.prediction import probabilities
 
 # Takes a batch; returns probabilities in place of its labels, as `prediction.mean_loss` takes them.
@@ -31,7 +31,7 @@ def teaching(data: DataModule, *, teacher: str | None, weight: float) -> Relabel
             f"distillation.teacher={teacher}: must be the directory or the MLflow id of a run here "
             "that has finished"
         )
-    network, facts = MLP.load(folder / runs.MODEL)
+    network, facts = networks.load(folder / runs.MODEL)
     if (facts["shape"], facts["classes"]) != (list(data.shape), list(data.classes)):
         raise UserError(
             f"distillation.teacher={teacher}: must know inputs of shape {data.shape} and the "
@@ -42,7 +42,7 @@ def teaching(data: DataModule, *, teacher: str | None, weight: float) -> Relabel
 
 
 @torch.no_grad()
-def softened(x: Tensor, y: Tensor, *, teacher: MLP, weight: float) -> Tensor:
+def softened(x: Tensor, y: Tensor, *, teacher: nn.Module, weight: float) -> Tensor:
     """Labels y [n] of inputs x [n, inputs], a share `weight` of which is what a teacher predicts.
 
     Hinton et al. 2015, arXiv:1503.02531, at temperature 1; with a teacher of the same shape,

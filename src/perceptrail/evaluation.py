@@ -11,7 +11,7 @@ from perceptrail import config, gallery, recorder, runs
 from perceptrail.build import dataset
 from perceptrail.data.image import image_files, read_digit
 from perceptrail.errors import UserError
-from perceptrail.model import MLP
+from perceptrail.network import load
 from perceptrail.passwords import masked, unmasked
 from perceptrail.prediction import judge, logits_of, probabilities
 
@@ -70,7 +70,7 @@ def _evaluate(folder: Path, cfg: DictConfig) -> float:
         uri = unmasked(record["uri"], cfg.tracking.uri, key="tracking.uri")
         line = recorder.connect(uri, record["experiment"])
 
-    network, _ = MLP.load(folder / runs.MODEL)
+    network, _ = load(folder / runs.MODEL)
     data = dataset(stored)
     x, y = data.test()
     judgement = judge(network, x, y)
@@ -99,7 +99,7 @@ def predict(cfg: DictConfig) -> list[str]:
     """Name the class of each image; prints a line for each and returns the names."""
     config.validate(cfg)
     files = image_files(Path(cfg.image))
-    network, facts = MLP.load(locate(cfg) / runs.MODEL)
+    network, facts = load(locate(cfg) / runs.MODEL)
     shape = tuple(facts["shape"])
     if len(shape) != 2:
         raise UserError(f"run={cfg.run}: its inputs of shape {shape} are not images")

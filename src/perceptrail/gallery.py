@@ -1,5 +1,6 @@
 """Which figures a run gets, drawn into its directory."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from perceptrail import figures
 from perceptrail.data.sets import Dataset
-from perceptrail.model import MLP
+from perceptrail.network import Network
 from perceptrail.prediction import Judgement, logits_of, probabilities
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ DPI = 120
 
 def draw_training(
     folder: Path,
-    network: MLP,
+    network: Network,
     rows: Sequence[Mapping[str, float]],
     *,
     best_epoch: int,
@@ -31,14 +32,16 @@ def draw_training(
         "learning_curves": figures.learning_curves(rows, best_epoch=best_epoch)
     }
     if len(shape) == 2:
-        weights = network.weights[0].detach().cpu().numpy()
-        drawn["first_layer_weights"] = figures.first_layer_weights(weights, shape=shape)
+        weights = network.weights[0].detach().cpu().flatten(1).numpy()
+        size = (*network.weights[0].shape[2:],) or shape  # convolutions look at a part at a time
+        if weights.shape[1] == math.prod(size):
+            drawn["first_layer_weights"] = figures.first_layer_weights(weights, shape=size)
     return _save(folder, drawn)
 
 
 def draw_judgement(
     folder: Path,
-    network: MLP,
+    network: Network,
     x: NDArray[np.float32],
     y: NDArray[np.int64],
     judgement: Judgement,
@@ -66,7 +69,7 @@ def draw_judgement(
     return _save(folder, drawn)
 
 
-def _probability_on_grid(network: MLP, x: NDArray[np.float32], size: int = 200) -> Any:
+def _probability_on_grid(network: Network, x: NDArray[np.float32], size: int = 200) -> Any:
     low, high = x.min(0), x.max(0)
     margin = 0.1 * (high - low)
     axes = [

@@ -30,7 +30,7 @@ class Gradient:
     """
 
     @staticmethod
-    def suits(network: MLP) -> bool:
+    def suits(network: nn.Module) -> bool:
         """Whether nothing would be missed: a plain network in training, in float32 on the
         processor, all of whose parameters are learned, and to which nothing listens.
         """

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from perceptrail.model import MLP
+from perceptrail.network import load
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,7 +164,7 @@ class Predictor:
     """A stored model as a service: raw inputs in; the label and each class's probability out."""
 
     def __init__(self, folder: Path) -> None:
-        self._network, facts = MLP.load(folder)
+        self._network, facts = load(folder)
         self._classes: list[str] = facts["classes"]
 
     def predict(self, x: object, params: object = None) -> "pd.DataFrame":

@@ -13,6 +13,7 @@ import yaml
 from perceptrail.errors import UserError
 
 RECORD, METRICS, MODEL = "run.json", "metrics.json", "model"
+ARCHITECTURE = "model.json"  # in the folder of a model: what it is made of
 
 
 class StoredRun(NamedTuple):

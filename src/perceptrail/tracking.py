@@ -46,7 +46,7 @@ from sqlalchemy import Engine, event
 from perceptrail.errors import UserError
 from perceptrail.passwords import masked
 from perceptrail.processes import identity, is_alive
-from perceptrail.runs import METRICS, MODEL, StoredRun
+from perceptrail.runs import ARCHITECTURE, METRICS, MODEL, StoredRun, read_json
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -57,8 +57,15 @@ SWEEP_DIR, OWNER = "perceptrail.sweep_dir", "perceptrail.owner."
 TRIAL_STUDY, TRIAL_NUMBER = "trial.study", "trial.number"
 STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAILED": "FAILED", "KILLED": "KILLED"}
 PARENT = "mlflow.parentRunId"
-SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow")  # what the logged model needs
-SERVED = ("__init__.py", "activations.py", "linear.py", "model.py", "prediction.py")  # its code
+# What the logged model needs.
+SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow", "hydra-core")
+SERVED = tuple(  # and its code
+    f"{name}.py"
+    for name in (
+        *("__init__", "activations", "convolutional", "errors", "linear", "model", "network"),
+        "prediction",
+    )
+)
 SECONDS_BETWEEN_SAMPLES, BATCH_OF_SAMPLES = 2.0, 150  # of the machine's load
 
 
@@ -492,19 +499,28 @@ class Store:
             if path not in configs:
                 self._client.log_artifact(run_id, str(path), folder)
 
-    def log_model(self, run_id: str, path: str, *, classes: Sequence[str], inputs: int) -> None:
-        """Store the model that `MLP.save` wrote, as one that MLflow can load and serve.
+    def log_model(
+        self,
+        run_id: str,
+        path: str,
+        *,
+        classes: Sequence[str],
+        inputs: int,
+        code: Sequence[str] = (),
+    ) -> None:
+        """Store the model that `save` wrote, as one that MLflow can load and serve.
 
-        It needs no pickle: weights and architecture as written, and the source that reads them.
+        It needs no pickle: weights and architecture as written, and the source that reads them,
+        `code` being that of the network where it is one's own.
         """
         logged = self._client.create_logged_model(
             self._experiment, name=MODEL, source_run_id=run_id, model_type="classifier"
         )
         # All but the weights is the same for every run of a search: saved once, then changed.
-        kind = (*classes, inputs)
+        kind = (*classes, inputs, *code, "module" in read_json(Path(path) / ARCHITECTURE))
         if kind not in self._models:
             self._models[kind] = TemporaryDirectory()
-            _save_model(self._models[kind].name, path, classes=classes, inputs=inputs)
+            _save_model(self._models[kind].name, path, classes=classes, inputs=inputs, code=code)
         folder = Path(self._models[kind].name)
         weights = folder / "data" / MODEL
         shutil.rmtree(weights)
@@ -522,7 +538,9 @@ class Store:
         """Answer, which says that everything asked for before is done."""
 
 
-def _save_model(folder: str, path: str, *, classes: Sequence[str], inputs: int) -> None:
+def _save_model(
+    folder: str, path: str, *, classes: Sequence[str], inputs: int, code: Sequence[str]
+) -> None:
     columns: list[ColSpec | TensorSpec] = [
         ColSpec("string", "label"),
         *(ColSpec("double", name) for name in classes),
@@ -530,11 +548,11 @@ def _save_model(folder: str, path: str, *, classes: Sequence[str], inputs: int) 
     pixels = TensorSpec(np.dtype(np.float32), (-1, inputs))
     package = Path(__file__).parent
     with TemporaryDirectory() as place:
-        code = Path(place) / package.name
-        code.mkdir()
+        own = Path(place) / package.name
+        own.mkdir()
         for name in SERVED:
-            shutil.copy(package / name, code)
-        with (code / "__init__.py").open("a") as file:  # where the rest is installed, it is found
+            shutil.copy(package / name, own)
+        with (own / "__init__.py").open("a") as file:  # where the rest is installed, it is found
             file.write('\n__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n')
         # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
         mlflow.pyfunc.save_model(
@@ -542,7 +560,7 @@ def _save_model(folder: str, path: str, *, classes: Sequence[str], inputs: int) 
             mlflow_model=Model(),
             loader_module=f"{package.name}.prediction",
             data_path=path,
-            code_paths=[str(code)],
+            code_paths=[str(own), *code],
             signature=ModelSignature(Schema([pixels]), Schema(columns)),
             input_example=np.zeros((2, inputs), np.float32),
             pip_requirements=[f"{name}=={version(name)}" for name in SERVING],

@@ -15,9 +15,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
+from torch import nn
 from torch.backends import mps
 
 from perceptrail import config, recorder, runs
@@ -37,6 +38,7 @@ from perceptrail.data.sets import Dataset
 from perceptrail.distillation import teaching
 from perceptrail.errors import UserError
 from perceptrail.model import MLP
+from perceptrail.network import KEYS, Module, Network, make, prepare
 from perceptrail.passwords import masked
 from perceptrail.provenance import flat, origin
 from perceptrail.recorder import LateLog, RunLog
@@ -78,7 +80,7 @@ def run(cfg: DictConfig) -> float | list[float]:
             optimizer=optimizer,
             schedule=schedule,
             relabel=teaching(data, **cfg.distillation),
-            graphs=cfg.trainer.cuda_graphs,
+            graphs=cfg.trainer.cuda_graphs and not _moves(cfg, network),
             monitor=cfg.monitor.metric,
             **cfg.regularization,
         )
@@ -107,7 +109,7 @@ class Parts(NamedTuple):
     """What a run is put together from."""
 
     data: DataModule
-    network: MLP
+    network: Network
     optimizer: "partial[Any]"  # a function of the parameters
     schedule: "partial[Any]"
 
@@ -121,15 +123,47 @@ def assemble(cfg: DictConfig, found: Dataset) -> Parts:
         found, seed=cfg.seed, chunk=_chunk(cfg), **{key: cfg.data[key] for key in USE}
     )
     data.setup("fit")
+    network = _network(cfg, data)
     last = (data.n_train - 1) % data.batch_size + 1
-    if cfg.model.norm == "batch" and last == 1:
+    if last == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules()):
         raise UserError(
             f"data.batch_size={data.batch_size}: leaves one of the {data.n_train} examples alone "
-            "in the last batch, which model.norm=batch cannot be trained on; take another size"
+            "in the last batch, which batch norm cannot be trained on; take another size"
         )
-    with naming("model"):
-        network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **cfg.model)
     return Parts(data, network, *_optimizer(cfg, network))
+
+
+def _network(cfg: DictConfig, data: DataModule) -> Network:
+    """The module that `model._target_` names, else an MLP; with what is to be done with it."""
+    node = OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(node, dict)
+    own = {str(key): node.pop(key, None) for key in KEYS}
+    arguments = {str(key): value for key, value in node.items()}
+    with naming("model"):
+        if "_target_" in arguments:
+            network: Network = make(
+                arguments, shape=data.shape, outputs=data.outputs, mean=data.mean, std=data.std
+            )
+        else:
+            network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **arguments)
+    if any(own.values()):
+        prepare(
+            network,
+            weights=own["weights"],
+            fresh=own["fresh"] or (),
+            frozen=own["frozen"] or (),
+        )
+    if isinstance(network, Module) and _moves(cfg, network) and not network.dropouts:
+        raise UserError(
+            f"dropout={cfg.dropout.schedule}: the network must have layers of dropout whose rate "
+            "is its argument model.dropout"
+        )
+    return network
+
+
+def _moves(cfg: DictConfig, network: Network) -> bool:
+    """Whether rates of dropout change that are numbers to the network."""
+    return isinstance(network, Module) and cfg.dropout.schedule != "constant"
 
 
 def returned(cfg: DictConfig, reached: Mapping[str, float]) -> float | list[float]:
@@ -157,7 +191,7 @@ def _chunk(cfg: DictConfig) -> int:
     return 1 if counted or cfg.trainer.devices != 1 else CHUNK
 
 
-def _optimizer(cfg: DictConfig, network: MLP) -> tuple[Any, Any]:
+def _optimizer(cfg: DictConfig, network: Network) -> tuple[Any, Any]:
     """What makes the optimizer, and the schedule; both tried, so that they work later."""
     make = build(cfg.optimizer, key="optimizer")
     with naming("optimizer"):

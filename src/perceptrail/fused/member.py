@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from perceptrail.callbacks import CURES, DivergenceError, Row
 from perceptrail.errors import UserError
 from perceptrail.fused.update import OWN
+from perceptrail.model import MLP
 from perceptrail.schedules import DROPOUT_SCHEDULES
 from perceptrail.training import Parts
 
@@ -41,7 +42,9 @@ class Member:
     """A network in training, as seen from outside: it is told how each epoch went."""
 
     def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
-        self.data, self.network, self.optimizer, schedule = parts
+        self.data, network, self.optimizer, schedule = parts
+        assert isinstance(network, MLP)
+        self.network = network
         # The stack takes all members' examples from one table; only their number matters here.
         self.data.train = (torch.empty(0, self.data.inputs), self.data.train[1])
         settings: dict[str, Any] = {
