@@ -81,15 +81,16 @@ def test_reports_each_epoch_and_stops_where_told(tmp_path: Path) -> None:
     assert pruning.pruned
     assert study.trials[0].intermediate_values == {0: 1.0, 1: 3.0, 2: 7.0}
     with pytest.raises(optuna.TrialPruned):
-        pruning.raise_if_pruned()
+        pruning.end({"val/acc": 0.5})
 
 
 def test_lets_a_good_trial_go_on(tmp_path: Path) -> None:
     path = tmp_path / "study.journal"
     study = begun(path, THRESHOLD)
     pruning = train(study, path, [1.0, 3.0])
-    pruning.raise_if_pruned()
+    pruning.end({"val/acc": 0.5})
     assert study.trials[0].intermediate_values == {0: 1.0, 1: 3.0}
+    assert study.trials[0].user_attrs == {"val/acc": 0.5}
     assert study.trials[0].state == TrialState.RUNNING  # the sweeper says how it ended
 
 

@@ -101,7 +101,7 @@ def run(cfg: DictConfig) -> float | list[float]:
         clock.end_fit()
         reached = conclude(Trained(cfg, run_dir, data, network, history.rows), log, clock)
     for callback in pruning:
-        callback.raise_if_pruned()
+        callback.end(reached)
     return returned(cfg, reached)
 
 

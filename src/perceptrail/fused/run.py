@@ -61,7 +61,7 @@ def finish(cfg: DictConfig, member: Member, *, start: float) -> float | list[flo
         trained = Trained(cfg, run_dir, member.data, member.network, outcome.rows)
         reached = conclude(trained, store, Clock(start, start, start + outcome.seconds))
     for judge in member.pruning:
-        judge.raise_if_pruned()
+        judge.end(reached)
     return returned(cfg, reached)
 
 

@@ -1,12 +1,13 @@
-"""Constraints: conditions on a trial's configuration that a point must meet to be tried at all.
+"""Constraints: what a point must meet to be tried at all, and what a run must reach to count.
 
-Each is either a Python expression in which the configuration's keys are names, such as
-`sum(model.hidden) <= 512`, or the full name of a function that takes the configuration and tells
-whether it may be tried.
+A condition on the configuration is a Python expression in which the configuration's keys are
+names, such as `sum(model.hidden) <= 512`, or the full name of a function that takes the
+configuration and tells whether it may be tried.
 """
 
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perceptrail.errors import UserError
 
+SIGNS = {ast.LtE: 1, ast.Lt: 1, ast.GtE: -1, ast.Gt: -1}
 FUNCTIONS = {f.__name__: f for f in (abs, all, any, len, max, min, round, sum)}
 
 
@@ -35,6 +37,38 @@ def condition(text: str) -> Callable[[DictConfig], bool]:
             raise UserError(f"hydra.sweeper.constraints: '{text}' fails: {reason}") from error
 
     return holds
+
+
+def violation(text: str) -> Callable[[Mapping[str, float]], float]:
+    """By how much what a run has reported breaks `a <= b` or `a >= b`: above 0 if it does.
+
+    In `text` a name such as val/acc is written val_acc. Raises UserError if it is no such
+    comparison, and its result raises one for a run that has not reported what it names.
+    """
+    key = "hydra.sweeper.outcome_constraints"
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise UserError(f"{key}: '{text}' is no expression") from error
+    if not (isinstance(tree, ast.Compare) and len(tree.ops) == 1):
+        raise UserError(f"{key}: '{text}' is no comparison such as parameters <= 100_000")
+    order = SIGNS.get(type(tree.ops[0]))
+    if order is None:
+        raise UserError(f"{key}: '{text}' compares otherwise than by <= or >=")
+    sides = (tree.left, tree.comparators[0])
+    left, right = (compile(ast.Expression(side), "constraint", "eval") for side in sides)
+
+    def excess(reported: Mapping[str, float]) -> float:
+        names = {re.sub(r"\W", "_", name): value for name, value in reported.items()}
+        known: dict[str, Any] = {"__builtins__": {}, **FUNCTIONS}
+        try:
+            return float(order * (eval(left, known, names) - eval(right, known, names)))
+        except (NameError, TypeError, ValueError, ArithmeticError) as error:
+            raise UserError(
+                f"{key}: '{text}' fails: {error}; a trial reports {', '.join(names)}"
+            ) from error
+
+    return excess
 
 
 def imported(key: str, name: str) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import optuna
 from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from perceptrail.processes import identity, is_alive
@@ -32,6 +33,7 @@ OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN = (
     "again",  # its parameters are to be run again
     "withdrawn",  # another process had already claimed the last place
 )
+BOOKKEEPING = (OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN)
 ALIVE = "alive:"
 BEAT_S, DEAD_AFTER_S = 15, 90
 
@@ -108,6 +110,7 @@ class Ledger:
         state: TrialState,
         values: Sequence[float] | None = None,
         attrs: Mapping[str, Any] | None = None,
+        constraints: Mapping[str, float] | None = None,
     ) -> None:
         """Write how a trial has ended, unless somebody else did."""
         storage = self.study._storage
@@ -115,6 +118,8 @@ class Ledger:
         try:
             for key, value in (attrs or {}).items():
                 storage.set_trial_user_attr(trial_id, key, value)
+            for key, excess in (constraints or {}).items():  # as Trial.set_constraint does
+                storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:{key}", excess)
             self.study.tell(number, values, state, skip_if_finished=True)
         except UpdateFinishedTrialError:
             pass

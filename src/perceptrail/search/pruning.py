@@ -1,5 +1,7 @@
 """The Lightning callback by which a training is compared with other trials, and pruned."""
 
+from collections.abc import Mapping
+
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.trainer.states import TrainerFn
 
@@ -9,7 +11,7 @@ from perceptrail.search.running import RunningTrial
 class Pruning(Callback):
     """Reports the monitored value after each epoch, and ends a training that is not worth going on.
 
-    What a search makes of it is told once the run is closed, by `raise_if_pruned`.
+    What a search makes of it is told once the run is closed, by `end`.
     """
 
     def __init__(self, trial: RunningTrial, *, monitor: str) -> None:
@@ -30,8 +32,10 @@ class Pruning(Callback):
         self.pruned = self._trial.judge(value, epoch)
         return self.pruned
 
-    def raise_if_pruned(self) -> None:
-        """Tell the search: raises `optuna.TrialPruned`."""
+    def end(self, reached: Mapping[str, float]) -> None:
+        """Tell the search what the run has reached; raises `optuna.TrialPruned` if it was ended."""
+        for name, value in reached.items():
+            self._trial.set_user_attr(name, value)
         if self.pruned:
             from optuna import TrialPruned
 

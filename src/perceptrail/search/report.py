@@ -23,7 +23,17 @@ from perceptrail import recorder, runs
 from perceptrail.search.engines import Outcome
 from perceptrail.search.ledger import LOST, REASON, Ledger
 from perceptrail.search.plots import FOLDER, PAGE, Artist
-from perceptrail.search.results import BEST, TRIALS, Standing, params, write_best, write_trials
+from perceptrail.search.results import (
+    BEST,
+    PARETO,
+    TRIALS,
+    Standing,
+    chosen,
+    params,
+    write_best,
+    write_front,
+    write_trials,
+)
 from perceptrail.search.storage import KEY
 
 log = logging.getLogger(__name__)
@@ -73,6 +83,9 @@ class Records:
             first = standing.best[0]
             tags = {"best.trial": str(first.number), "best.params": params(first)}
             files.append(self._dir / BEST)
+            if (self._dir / PARETO).exists():
+                files.append(self._dir / PARETO)
+                tags["best.why"] = f"trial {first.number}{chosen(standing.best)}"
         self._post("log_metrics", counts | best, step=len(standing.trials), tags=tags)
         self._post("log_files", [str(path) for path in files])
 
@@ -85,6 +98,8 @@ class Records:
         """Record the end, and wait until all is recorded. Raises UserError if something was not."""
         self.figures()
         self._post("mark_trials", _ended(standing.trials))
+        presets = sorted(str(path) for path in (self._dir / Path(PARETO).stem).glob("*.yaml"))
+        self._post("log_files", presets, folder=Path(PARETO).stem)
         if standing.best:
             name = re.sub("[/:]", "-", self._name)  # characters that MLflow keeps for itself
             self._post("register_best", standing.best[0].number, name=name)
@@ -240,4 +255,7 @@ class Report:
         write_trials(self._dir / TRIALS, standing.trials)
         best, self._best = self._best, [t.number for t in standing.best]
         if self._best not in ([], best):
-            write_best(self._dir / BEST, standing.best[0], self._config)
+            first, *others = standing.best
+            write_best(self._dir / BEST, first, self._config, why=chosen(standing.best))
+            if others or (self._dir / PARETO).exists():
+                write_front(self._dir, standing.best, self._config)

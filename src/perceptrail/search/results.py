@@ -13,10 +13,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from optuna import Study
 from optuna.study import StudyDirection
+from optuna.study._constrained_optimization import _get_feasible_trials
 from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
 from optuna.trial import FrozenTrial, TrialState
 
-TRIALS, BEST = "trials.csv", "best.yaml"
+from perceptrail.search.fronts import knee_first
+from perceptrail.search.ledger import BOOKKEEPING
+
+TRIALS, BEST, PARETO = "trials.csv", "best.yaml", "pareto.csv"
 KINDS = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 OVERRIDES = "overrides"  # the trial attribute that keeps them
 SEARCHES = "hparams_search"  # the config group of searches, which only say how to search
@@ -27,20 +31,23 @@ class Standing:
     """Where a study stands: its trials, the best of them, and how many there are of each kind."""
 
     trials: Sequence[FrozenTrial]
-    best: Sequence[FrozenTrial]  # the first of equals; of several objectives, all undominated
+    # The first of equals; of several objectives, all undominated, the knee before the others.
+    best: Sequence[FrozenTrial]
     extremes: Mapping[str, float]  # the best value of each objective, by its name
 
     @classmethod
     def of(cls, study: Study, trials: Sequence[FrozenTrial]) -> Self:
         """The standing after these trials."""
-        values = zip(*(t.values for t in trials if t.state == TrialState.COMPLETE), strict=True)
+        done = _get_feasible_trials([t for t in trials if t.state == TrialState.COMPLETE])
+        values = zip(*(t.values for t in done), strict=True)
         columns = zip(objectives(study), study.directions, values, strict=False)
         extremes = {
             name: (min if direction == StudyDirection.MINIMIZE else max)(column)
             for name, direction, column in columns
         }
-        front = _get_pareto_front_trials_by_trials(trials, study.directions)
-        return cls(trials, front if len(study.directions) > 1 else front[:1], extremes)
+        front = _get_pareto_front_trials_by_trials(done, study.directions)
+        best = knee_first(front, study.directions) if len(study.directions) > 1 else front[:1]
+        return cls(trials, best, extremes)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,21 +75,41 @@ def params(trial: FrozenTrial) -> str:
 
 
 def write_trials(path: Path, trials: Sequence[FrozenTrial]) -> None:
-    """Write one line a trial: number, state, values, seconds, reason of a failure, parameters."""
+    """Write one line a trial.
+
+    The columns: number, state, values, seconds, reason of a failure, parameters, then what the
+    trials have reported besides, and whether they kept the constraints on that.
+    """
     values = _columns(max((len(t.values) for t in trials if t.values), default=1))
     names = list(dict.fromkeys(name for t in trials for name in t.params))
+    facts = [reported(t) for t in trials]
+    others = [name for name in dict.fromkeys(n for own in facts for n in own) if name not in names]
+    constrained = any(t.constraints for t in trials)
     with _replacing(path) as file:
         table = csv.writer(file)
-        table.writerow(["number", "state", *values, "seconds", "reason", *names])
-        for t in trials:
+        heads = [*names, *others, *(["feasible"] if constrained else [])]
+        table.writerow(["number", "state", *values, "seconds", "reason", *heads])
+        for t, fact in zip(trials, facts, strict=True):
             seconds = round(t.duration.total_seconds(), 3) if t.duration else ""
             own = t.values or [""] * len(values)
             reason = t.user_attrs.get("reason", "")
             drawn = [t.params.get(name, "") for name in names]
+            drawn += [fact.get(name, "") for name in others]
+            if constrained:
+                drawn.append(all(excess <= 0 for excess in t.constraints.values()))
             table.writerow([t.number, t.state.name, *own, seconds, reason, *drawn])
 
 
-def write_best(path: Path, trial: FrozenTrial, config: DictConfig) -> None:
+def reported(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial has reported beside its value."""
+    return {
+        name: value
+        for name, value in trial.user_attrs.items()
+        if name not in BOOKKEEPING and isinstance(value, str | int | float)
+    }
+
+
+def write_best(path: Path, trial: FrozenTrial, config: DictConfig, *, why: str = "") -> None:
     """Write the trial's overrides as a configuration of its own, built upon that of the search."""
     parser, values = OverridesParser.create(), OmegaConf.create()
     defaults: list[Any] = [str(config.hydra.job.config_name)]
@@ -97,12 +124,37 @@ def write_best(path: Path, trial: FrozenTrial, config: DictConfig) -> None:
             defaults.append({prefix + key: None if override.is_delete() else value})
         elif not override.is_delete():
             OmegaConf.update(values, name, value, force_add=True)
-    header = f"# Trial {trial.number}, which reached {', '.join(map(str, trial.values))}.\n"
+    header = f"# Trial {trial.number}, which reached {', '.join(map(str, trial.values))}{why}.\n"
     plain = OmegaConf.to_container(values)
     assert isinstance(plain, dict)
     content = {"defaults": [*defaults, "_self_"], **plain}
     with _replacing(path) as file:
         file.write(header + yaml.safe_dump(content, sort_keys=False))
+
+
+def write_front(folder: Path, front: Sequence[FrozenTrial], config: DictConfig) -> list[Path]:
+    """Write the front as a table, its knee first, and a configuration for each other point."""
+    place = folder / Path(PARETO).stem
+    place.mkdir(exist_ok=True)
+    write_trials(folder / PARETO, front)
+    files = {place / f"{trial.number}.yaml": trial for trial in front[1:]}
+    for path in set(place.glob("*.yaml")) - set(
+        files
+    ):  # of points that better ones have pushed out
+        path.unlink()
+    for path in set(files) - set(place.iterdir()):
+        write_best(path, files[path], config)
+    return [folder / PARETO, *files]
+
+
+def chosen(front: Sequence[FrozenTrial]) -> str:
+    """Why the first of a Pareto front is first; nothing if there is no choice."""
+    if len(front) == 1:
+        return ""
+    return (
+        f": of {len(front)} on the Pareto front the knee, nearest to the best of every objective "
+        "when each is scaled to the front; pareto/ has the others"
+    )
 
 
 @contextmanager

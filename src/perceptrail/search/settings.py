@@ -63,6 +63,8 @@ class Settings:
     params: dict[str, Any] = field(default_factory=dict)
     # Expressions such as sum(model.hidden) <= 512, or full names of functions of the configuration.
     constraints: list[str] = field(default_factory=list)
+    # What a run must report to count as best, such as parameters <= 100_000 or val_acc >= 0.9.
+    outcome_constraints: list[str] = field(default_factory=list)
     # Points to begin with; the keys that a point leaves out are as they are by default.
     enqueue: list[Any] = field(default_factory=lambda: [{}])
     # Full name of a function (trial, values) that returns more overrides as {key: value}.

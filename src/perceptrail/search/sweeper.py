@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,30 @@ from optuna.trial import TrialState
 
 from perceptrail.errors import UserError
 from perceptrail.passwords import masked
-from perceptrail.search.constraints import condition, imported
+from perceptrail.search.constraints import condition, imported, violation
 from perceptrail.search.domains import Values, text
-from perceptrail.search.engines import Engine, InProcess, Launched, Task
+from perceptrail.search.engines import Engine, InProcess, Launched, Outcome, Task
 from perceptrail.search.grammar import read_space
 from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import Artist
 from perceptrail.search.report import Records, Report, store
-from perceptrail.search.results import OVERRIDES
+from perceptrail.search.results import OVERRIDES, objectives, reported
 from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
 from perceptrail.search.stopping import Stopping
 from perceptrail.search.storage import KEY, exclusive, open_study
 from perceptrail.search.workers import Workers
 
-RECORDED = ("n_trials", "n_jobs", "seed", "retries", "constraints", "timeout", "patience")
+RECORDED = (
+    "n_trials",
+    "n_jobs",
+    "seed",
+    "retries",
+    "constraints",
+    "outcome_constraints",
+    "timeout",
+    "patience",
+)
 
 
 class SearchError(UserError, CompactHydraException):
@@ -67,6 +77,7 @@ class Search:
         self._space = read_space(settings.params, arguments, loader=context.config_loader)
         self._stopping = Stopping(settings)
         self._constraints = [condition(c) for c in settings.constraints]
+        self._limits = {text: violation(text) for text in settings.outcome_constraints}
         self._check_keys()
         self._common = self._compose({})  # what all trials have in common
         self._hook = imported("hydra.sweeper.hook", settings.hook) if settings.hook else None
@@ -135,14 +146,16 @@ class Search:
                 if not self._stopping.now() and self._ledger.repair():
                     continue
                 return
-            for outcome in engine.wait():
+            for outcome, broken in map(self._held, engine.wait()):
                 under_way -= 1
                 if outcome.state == TrialState.FAIL:
                     failures += 1
                     self._ledger.fail(outcome.number, outcome.reason, lost=outcome.lost)
                 else:
                     failures = 0
-                    self._ledger.settle(outcome.number, outcome.state, outcome.values)
+                    self._ledger.settle(
+                        outcome.number, outcome.state, outcome.values, constraints=broken
+                    )
                 self._stopping.look(report.trial(outcome))
                 self._stopping.tell(self._study, outcome.number)
             if bound is not None and failures >= bound:  # several may have ended at once
@@ -150,6 +163,18 @@ class Search:
                     f"{bound} trials in a row have failed, the last one because: "
                     f"{outcome.reason} (hydra.sweeper.max_failures={bound})"
                 )
+
+    def _held(self, outcome: Outcome) -> tuple[Outcome, dict[str, float]]:
+        """What an outcome is under the constraints on outcomes, and by how much it breaks each."""
+        if outcome.state != TrialState.COMPLETE or not self._limits:
+            return outcome, {}
+        trial = self._study.get_trials(deepcopy=False)[outcome.number]
+        named = zip(objectives(self._study), outcome.values or (), strict=True)
+        known = reported(trial) | dict(named)
+        try:
+            return outcome, {text: excess(known) for text, excess in self._limits.items()}
+        except UserError as error:
+            return replace(outcome, state=TrialState.FAIL, values=None, reason=str(error)), {}
 
     def _engine(self) -> Engine:
         slots = self._settings.n_jobs
