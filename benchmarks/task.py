@@ -73,7 +73,7 @@ class Examples(NamedTuple):
 @cache
 def indices(images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which of MNIST's 60,000 to train on and to validate with: those that perceptrail takes."""
-    from perceptrail.data.sets import split
+    from perceptrail.data.dataset import split
 
     rest, held_out = split(np.zeros(60_000, np.int64), held_out=VALIDATION, seed=SEED)
     _, drawn = split(np.zeros(len(rest), np.int64), held_out=images, seed=SEED)
@@ -83,9 +83,11 @@ def indices(images: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 @cache
 def examples(images: int) -> Examples:
     """The examples of `indices`, as arrays."""
+    from perceptrail.data.dataset import as_float
     from perceptrail.data.sets import mnist
 
     x, y = mnist(dir=DATA).train()
+    x = as_float(x)
     train, held_out = indices(images)
     mean, std = x[train].mean(), x[train].std()
     return Examples((x[train] - mean) / std, y[train], (x[held_out] - mean) / std, y[held_out])

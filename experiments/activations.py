@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from perceptrail import charts, runs
 from perceptrail.activations import ACTIVATIONS, Activation
+from perceptrail.data.module import numbers
 from perceptrail.data.synthetic import xor
 from perceptrail.model import MLP
 from perceptrail.prediction import mean_loss
@@ -267,7 +268,7 @@ def mortality(study: Study) -> None:
     }
     common = (*digits(cfg), *PLAIN, "optimizer=adam", "schedule=constant")
     done = study.train("mortality", *common, variants=variants, may_diverge=True)
-    x = torch.from_numpy(done[0].load()[1].train()[0][:EXAMPLES])
+    x = numbers(torch.from_numpy(done[0].load()[1].train()[0][:EXAMPLES]))
     dead = Values(list)
     for run in done:
         if run.error:
@@ -302,7 +303,7 @@ def digits(cfg: Any) -> tuple[str, ...]:
 @torch.no_grad()
 def sums(network: MLP, x: Tensor) -> list[NDArray[np.float64]]:
     """What the units of each hidden layer sum up, [n, width], for inputs x [n, inputs]."""
-    x, found = (x - network.mean) / network.std, []
+    x, found = (x - torch.tensor(network.mean)) / torch.tensor(network.std), []
     for layer in network.layers:
         x = layer(x)
         if isinstance(layer, nn.Linear):

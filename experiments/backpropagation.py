@@ -245,7 +245,8 @@ def examples(run: Run, train_size: int) -> list[tuple[NDArray[Any], NDArray[Any]
     module = DataModule(data, batch_size=128, val_size=5000, train_size=train_size, seed=run.seed)
     module.setup("fit")
     split = (module.train, module.val)
-    return [(((x - module.mean) / module.std).numpy(), y.numpy()) for x, y in split]
+    mean, std = torch.tensor(module.mean), torch.tensor(module.std)
+    return [(((x - mean) / std).numpy(), y.numpy()) for x, y in split]
 
 
 def problem(cfg: Any, *, activation: str, loss: str, seed: int) -> tuple[Network, Floats, Any]:

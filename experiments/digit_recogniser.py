@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from perceptrail import charts, figures
+from perceptrail.data.dataset import as_float
 from perceptrail.prediction import judge
 
 
@@ -56,7 +57,7 @@ def main(study: Study) -> None:
     )
     height, width = data.shape
     mistakes = figures.worst_mistakes(
-        x.reshape(-1, height, width),
+        as_float(x).reshape(-1, height, width),
         true=y,
         predicted=judged.predicted,
         probability=judged.probability.max(1),

@@ -26,7 +26,7 @@ from torch import Tensor
 from perceptrail import charts, runs
 from perceptrail.baselines import same_split
 from perceptrail.charts import mean_sd
-from perceptrail.data.sets import Part
+from perceptrail.data.dataset import Part
 from perceptrail.model import MLP
 from perceptrail.prediction import judge, mean_loss
 

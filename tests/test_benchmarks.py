@@ -14,8 +14,8 @@ from optuna.trial import create_trial
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from perceptrail.data.dataset import Dataset
 from perceptrail.data.module import DataModule
-from perceptrail.data.sets import Dataset
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

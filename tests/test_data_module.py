@@ -12,8 +12,8 @@ import torch
 
 from perceptrail.data import sets
 from perceptrail.data.augment import Augment
+from perceptrail.data.dataset import Dataset
 from perceptrail.data.module import Batches, DataModule
-from perceptrail.data.sets import Dataset
 from perceptrail.errors import UserError
 
 

@@ -14,6 +14,7 @@ from sklearn import datasets
 from sklearn.datasets import load_digits
 
 from perceptrail.data import sets
+from perceptrail.data.dataset import as_float, split
 from perceptrail.data.idx import NAMES, read, write
 from perceptrail.errors import UserError
 
@@ -43,12 +44,10 @@ def test_mnist_holds_the_bytes_of_its_files(mnist_dir):
     assert (data.name, data.shape, data.classes) == ("mnist", (28, 28), tuple("0123456789"))
     for part, images, labels in ((data.train, *NAMES[:2]), (data.test, *NAMES[2:])):
         x, y = part()
-        assert (x.dtype, y.dtype) == (np.float32, np.int64)
-        np.testing.assert_array_equal(
-            np.rint(x * 255).astype(np.uint8), read(mnist_dir / images).reshape(len(y), 784)
-        )
+        assert (x.dtype, y.dtype) == (np.uint8, np.int64)
+        np.testing.assert_array_equal(x, read(mnist_dir / images).reshape(len(y), 784))
         np.testing.assert_array_equal(y, read(mnist_dir / labels))
-        assert (x.min(), x.max()) == (0, 1)
+        assert (as_float(x).min(), as_float(x).max()) == (0, 1)
 
 
 def test_the_same_files_have_the_same_digest_under_any_name(mnist_dir):
@@ -62,7 +61,7 @@ def test_own_files_tell_shape_and_classes(own):
     data = sets.idx(dir=own)
     x, y = data.train()
     assert (data.shape, data.classes) == ((5, 3), ("0", "1", "2"))
-    np.testing.assert_allclose(x, read(own / NAMES[0]).reshape(12, 15) / 255, rtol=1e-6)
+    np.testing.assert_allclose(as_float(x), read(own / NAMES[0]).reshape(12, 15) / 255, rtol=1e-6)
     assert y.tolist() == [0, 1, 2] * 4
 
 
@@ -156,7 +155,7 @@ def test_train_and_test_parts_are_independent(make):
 @pytest.mark.parametrize("held_out", [1, 7, 40, 99])
 def test_a_split_keeps_every_stratum_in_proportion(held_out):
     strata = np.random.default_rng(0).choice(4, 100, p=[0.1, 0.2, 0.3, 0.4])
-    rest, held = sets.split(strata, held_out=held_out, seed=0)
+    rest, held = split(strata, held_out=held_out, seed=0)
     assert sorted([*rest, *held]) == list(range(100))
     assert len(held) == held_out
     shares = np.bincount(strata[held], minlength=4) - np.bincount(strata) * held_out / 100
@@ -164,11 +163,11 @@ def test_a_split_keeps_every_stratum_in_proportion(held_out):
 
 
 def test_a_split_follows_its_seed_and_picks_all_alike():
-    one, same, other = (sets.split(np.zeros(50, int), held_out=10, seed=s)[1] for s in (0, 0, 1))
+    one, same, other = (split(np.zeros(50, int), held_out=10, seed=s)[1] for s in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
     assert one.tolist() != other.tolist()
     picks = np.bincount(
-        np.concatenate([sets.split(np.zeros(50, int), held_out=10, seed=s)[1] for s in range(1000)])
+        np.concatenate([split(np.zeros(50, int), held_out=10, seed=s)[1] for s in range(1000)])
     )
     # Binomial: 200 each, standard deviation 12.6.
     assert np.abs(picks - 200).max() < 5 * 12.6
@@ -177,7 +176,7 @@ def test_a_split_follows_its_seed_and_picks_all_alike():
 def test_every_corner_of_xor_keeps_its_share_in_a_split():
     data = sets.xor(points=1000, bits=2, noise=0.1, seed=5)
     x, y = data.train()
-    for part in sets.split(data.strata(x, y), held_out=200, seed=3):
+    for part in split(data.strata(x, y), held_out=200, seed=3):
         assert len(set(np.bincount((x[part] > 0) @ [1, 2]))) == 1
 
 

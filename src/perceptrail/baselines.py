@@ -12,8 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
+from perceptrail.data.dataset import Dataset, Part
 from perceptrail.data.module import DataModule
-from perceptrail.data.sets import Dataset, Part
 
 # Of a seed. All compute with as many threads as PyTorch: the forest is told so, the others follow
 # OMP_NUM_THREADS as it does.

@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from perceptrail.data.sets import Dataset
+from perceptrail.data.dataset import Dataset
 from perceptrail.errors import UserError
 
 # Keys of the group `data` that say how the data are used; the others say which they are.

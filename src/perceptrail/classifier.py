@@ -169,7 +169,7 @@ class Classifier(pl.LightningModule):
             y = self._relabel(x, y)
         if not self._adversarial:
             return self._gradient(x, y)
-        length = self._adversarial * self.network.std * x.shape[1] ** 0.5
+        length = self._adversarial * self.network.standardise.std * x.shape[1] ** 0.5
         friendly, slope = self._gradient.by_inputs(x, y)
         return friendly + self._gradient(x + length * F.normalize(slope), y)
 

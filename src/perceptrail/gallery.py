@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perceptrail import figures
-from perceptrail.data.sets import Dataset
+from perceptrail.data.dataset import Dataset, as_float
 from perceptrail.network import Network
 from perceptrail.prediction import Judgement, logits_of, probabilities
 
@@ -42,7 +42,7 @@ def draw_training(
 def draw_judgement(
     folder: Path,
     network: Network,
-    x: NDArray[np.float32],
+    x: NDArray[Any],
     y: NDArray[np.int64],
     judgement: Judgement,
     *,
@@ -55,7 +55,7 @@ def draw_judgement(
     }
     if len(shape) == 2:
         drawn["worst_mistakes"] = figures.worst_mistakes(
-            x.reshape(-1, *shape),
+            as_float(x).reshape(-1, *shape),
             true=y,
             predicted=judgement.predicted,
             probability=judgement.probability.max(1),

@@ -45,7 +45,7 @@ class Gradient:
         )
 
     def __init__(self, network: MLP, loss: Loss) -> None:
-        self._standardise, self._scale, self._loss = network.standardise, 1 / network.std, loss
+        self._standardise, self._loss = network.standardise, loss
         self._layers = [_LAYERS.get(type(layer), _other)(layer) for layer in network.layers]
         learned = [any(True for _ in layer.parameters()) for layer in network.layers]
         self._first = learned.index(True)  # before it no gradient is of use but the inputs'
@@ -60,11 +60,11 @@ class Gradient:
         """The loss, and its gradient by the inputs [batch, inputs]."""
         loss, gradient = self._through(x, y, -1)
         assert gradient is not None
-        return loss, gradient * self._scale
+        return loss, gradient * self._standardise.scale
 
     def _through(self, x: Tensor, y: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
         """Forward, and back down to the layer `end`, whose inputs' gradient is of no use."""
-        x = self._standardise(x)
+        x = self._standardise.forward(x)
         backs: list[Back | None] = []
         for layer in self._layers:
             x, back = layer(x)

@@ -63,13 +63,39 @@ class GaussianNoise(nn.Module):
         return torch.add(x, torch.randn_like(x), alpha=self.std) if self.training else x
 
 
+class Standardise(nn.Module):
+    """Raw inputs less their mean, over their deviation: numbers, or one for each column."""
+
+    def __init__(self, mean: float | list[float], std: float | list[float]) -> None:
+        super().__init__()
+        self.scale: float | Tensor  # 1 / std
+        self.std: float | Tensor
+        self.shift: Tensor
+        if isinstance(mean, list) and isinstance(std, list):
+            own = torch.tensor([mean, std], dtype=torch.float64)
+            buffers = {"std": own[1], "scale": 1 / own[1], "shift": -own[0] / own[1]}
+            for name, values in buffers.items():
+                self.register_buffer(name, values.float(), persistent=False)
+        else:
+            assert isinstance(mean, int | float) and isinstance(std, int | float)
+            self.shift = torch.tensor(-mean / std, dtype=torch.float64)  # taken as a number
+            self.scale, self.std = 1 / std, std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardised inputs [..., inputs]."""
+        if isinstance(self.scale, float):
+            return torch.add(self.shift, x, alpha=self.scale)
+        return torch.addcmul(self.shift, x, self.scale)
+
+
 class MLP(nn.Module):
     """A multi-layer perceptron: [linear, norm, activation, dropout] for each hidden layer, linear.
 
     Maps [batch, inputs] to logits [batch, outputs]. Raw inputs are standardised first, by `mean`
-    and `std` of the training data, so that a stored model needs nothing but itself. Weights start
-    as normal numbers of variance gain²/fan_in (He et al. 2015, arXiv:1502.01852, section 2.2), the
-    gain being that of the activation which a layer's inputs have gone through; biases start at 0.
+    and `std` of the training data, or of each of its columns, so that a stored model needs nothing
+    but itself. Weights start as normal numbers of variance gain²/fan_in (He et al. 2015,
+    arXiv:1502.01852, section 2.2), the gain being that of the activation which a layer's inputs
+    have gone through; biases start at 0.
 
     `input_noise` and `noise` are the deviations of Gaussian noise on the standardised inputs and
     before every activation, while training (Rasmus et al. 2015, arXiv:1507.02672, section 3.1).
@@ -87,8 +113,8 @@ class MLP(nn.Module):
         noise: float = 0.0,
         input_noise: float = 0.0,
         norm: str | None = None,
-        mean: float = 0.0,
-        std: float = 1.0,
+        mean: float | list[float] = 0.0,
+        std: float | list[float] = 1.0,
     ) -> None:
         super().__init__()
         self.architecture: dict[str, Any] = {
@@ -105,7 +131,7 @@ class MLP(nn.Module):
             "std": std,
         }
         self.mean, self.std = mean, std
-        self._shift = torch.tensor(-mean / std, dtype=torch.float64)  # taken as a number
+        self.standardise = Standardise(mean, std)
         f = ACTIVATIONS[activation]
         layers: list[nn.Module] = [Dropout(input_dropout)]
         if input_noise:
@@ -128,10 +154,6 @@ class MLP(nn.Module):
         """Logits [batch, outputs] of raw inputs [batch, inputs]."""
         logits: Tensor = self.layers(self.standardise(x))
         return logits
-
-    def standardise(self, x: Tensor) -> Tensor:
-        """Raw inputs as the layers take them."""
-        return torch.add(self._shift, x, alpha=1 / self.std)
 
     @property
     def weights(self) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from perceptrail.errors import UserError
-from perceptrail.model import ARCHITECTURE, MLP, WEIGHTS
+from perceptrail.model import ARCHITECTURE, MLP, WEIGHTS, Standardise
 
 KEYS = ("weights", "fresh", "frozen")  # of the group `model`: what is done with any module made
 
@@ -30,7 +30,12 @@ class Module(nn.Module):
     """
 
     def __init__(
-        self, node: Mapping[str, Any], *, shape: Sequence[int], mean: float, std: float
+        self,
+        node: Mapping[str, Any],
+        *,
+        shape: Sequence[int],
+        mean: float | list[float],
+        std: float | list[float],
     ) -> None:
         super().__init__()
         from hydra.utils import instantiate
@@ -42,7 +47,7 @@ class Module(nn.Module):
             "std": std,
         }
         self.mean, self.std = mean, std
-        self._shift = torch.tensor(-mean / std, dtype=torch.float64)  # taken as a number
+        self.standardise = Standardise(mean, std)
         self._shape = () if "inputs" in node else _as_seen(shape)
         body = instantiate(dict(node))
         if not isinstance(body, nn.Module):
@@ -59,10 +64,6 @@ class Module(nn.Module):
         x = self.standardise(x)
         y: Tensor = self.body(x.unflatten(1, self._shape) if self._shape else x)
         return y
-
-    def standardise(self, x: Tensor) -> Tensor:
-        """Raw inputs as the module takes them, but for their shape."""
-        return torch.add(self._shift, x, alpha=1 / self.std)
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -98,7 +99,12 @@ def _as_seen(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def make(
-    node: Mapping[str, Any], *, shape: Sequence[int], outputs: int, mean: float, std: float
+    node: Mapping[str, Any],
+    *,
+    shape: Sequence[int],
+    outputs: int,
+    mean: float | list[float],
+    std: float | list[float],
 ) -> Module:
     """The module that a node describes, for examples of a shape.
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from perceptrail.data.dataset import as_float
 from perceptrail.network import load
 
 if TYPE_CHECKING:
@@ -124,13 +125,13 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def logits_of(network: nn.Module, x: NDArray[np.float32]) -> Tensor:
+def logits_of(network: nn.Module, x: NDArray[Any]) -> Tensor:
     """Logits [n, outputs] of a network for raw inputs [n, inputs], in chunks, without dropout."""
     network.eval()
-    return torch.cat([network(torch.from_numpy(part)) for part in _chunks(x)])
+    return torch.cat([network(torch.from_numpy(as_float(part))) for part in _chunks(x)])
 
 
-def _chunks(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+def _chunks(x: NDArray[Any]) -> list[NDArray[Any]]:
     return [x[i : i + CHUNK] for i in range(0, max(len(x), 1), CHUNK)]
 
 
@@ -145,7 +146,7 @@ class Judgement:
     counts: NDArray[np.int64]  # [true class, predicted class]
 
 
-def judge(network: nn.Module, x: NDArray[np.float32], y: NDArray[np.int64]) -> Judgement:
+def judge(network: nn.Module, x: NDArray[Any], y: NDArray[np.int64]) -> Judgement:
     """Predict inputs [n, inputs] and compare with labels [n]."""
     logits, true = logits_of(network, x), torch.from_numpy(y)
     predicted, probability = labels(logits), probabilities(logits)

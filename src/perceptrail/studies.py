@@ -43,7 +43,7 @@ from perceptrail.recorder import RunLog
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from perceptrail.data.sets import Dataset
+    from perceptrail.data.dataset import Dataset
     from perceptrail.model import MLP
 
 ROOT = Path(__file__).parents[2]

@@ -33,8 +33,8 @@ from perceptrail.callbacks import (
 )
 from perceptrail.classifier import Classifier
 from perceptrail.conclusion import Clock, Trained, conclude
+from perceptrail.data.dataset import Dataset
 from perceptrail.data.module import DataModule
-from perceptrail.data.sets import Dataset
 from perceptrail.distillation import teaching
 from perceptrail.errors import UserError
 from perceptrail.model import MLP

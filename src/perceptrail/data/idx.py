@@ -7,6 +7,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ FILES: Mapping[str, tuple[KnownFile, ...]] = {
 
 # Two zero bytes, then the element type: unsigned bytes, the only one that MNIST's files use.
 _MAGIC = b"\0\0\x08"
+_GZIP = b"\x1f\x8b"
 
 
 def md5(content: bytes) -> str:
@@ -60,12 +62,21 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
+def md5_of(path: Path) -> str:
+    """That of the unpacked content of a file."""
+    with path.open("rb") as file:
+        if file.read(2) == _GZIP:
+            return md5(unpack(path.read_bytes()))
+        file.seek(0)
+        return hashlib.file_digest(file, partial(hashlib.md5, usedforsecurity=False)).hexdigest()
+
+
 def unpack(content: bytes, *, limit: int = -1) -> bytes:
     """`content` itself, or where it is a gzip file what that holds, up to `limit` bytes of it.
 
     Raises `UserError` if the gzip file is damaged.
     """
-    if not content.startswith(b"\x1f\x8b"):
+    if not content.startswith(_GZIP):
         return content
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
@@ -89,7 +100,7 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     size = start + math.prod(shape)
     if len(content) != size:
         raise UserError(f"an IDX file of shape {shape} has {size} bytes, this one {len(content)}")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(shape)
 
 
 def encode(array: NDArray[np.uint8]) -> bytes:
@@ -98,8 +109,17 @@ def encode(array: NDArray[np.uint8]) -> bytes:
 
 
 def read(path: Path) -> NDArray[np.uint8]:
-    """The array in the IDX file at `path`, raw or gzip; `UserError` names the path."""
+    """The array in the IDX file at `path`, raw or gzip; `UserError` names the path.
+
+    That of a raw file is a memory map, whose values can be changed, but not those in the file.
+    """
     try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            sizes = file.read(4 * head[3]) if head[:3] == _MAGIC and len(head) == 4 else b""
+            shape = np.frombuffer(sizes, ">u4").tolist() if sizes and len(sizes) % 4 == 0 else []
+            if shape and path.stat().st_size == 4 + len(sizes) + math.prod(shape):
+                return np.memmap(file, np.uint8, "c", file.tell(), tuple(shape))
         return decode(unpack(path.read_bytes()))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

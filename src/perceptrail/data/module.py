@@ -13,13 +13,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perceptrail.data.augment import Augment
-from perceptrail.data.sets import Dataset, split
+from perceptrail.data.dataset import Dataset, split
+from perceptrail.data.mapped import Mapped
 from perceptrail.errors import UserError, did_you_mean
 
 Batch = tuple[Tensor, Tensor]
+Statistic = float | list[float]  # of all values, or of those of each column
 
 VAL_BATCH = 4096  # without gradients, larger batches only cost memory
+MAPPED = 2**28  # bytes from which on data stay in their file
+CHUNK = 2**14  # examples looked at together
 VALUES = 2**20  # inputs gathered at once: few calls, and still in the processor's cache
+
+
+def numbers(x: Tensor) -> Tensor:
+    """Values as float32, bytes as n / 255, to the bit as `dataset.as_float` has them."""
+    # By a tensor, since a GPU would multiply by the reciprocal of a number.
+    return x / torch.full((), 255.0, device=x.device) if x.dtype == torch.uint8 else x.float()
 
 
 def shuffled(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -29,7 +39,9 @@ def shuffled(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
 
 @final
 class Batches:
-    """One process's share of the examples x [n, d], y [n], as batches (x[i], y[i]).
+    """One process's share of the examples x [n, d], y [n, ...], as batches (x[i], y[i]).
+
+    Values that are bytes become numbers by the batch: there are fewer of them to be moved.
 
     With a `seed`, each pass is in an order of its own, which follows from `seed` and `epoch()`
     alone; the shares of all `world` processes then have equally many examples, the last few being
@@ -39,7 +51,7 @@ class Batches:
 
     def __init__(
         self,
-        x: Tensor,
+        x: Tensor | Mapped,
         y: Tensor,
         *,
         batch_size: int,
@@ -48,8 +60,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        mine = slice(None) if seed is not None else slice(rank, None, world)
-        self._x, self._y = x[mine], y[mine]
+        self._x, self._y = (x, y) if seed is not None else (x[rank::world], y[rank::world])
         self._share = math.ceil(len(y) / world) if seed is not None else len(self._y)
         self._batch_size = batch_size
         self._seed = seed
@@ -63,11 +74,11 @@ class Batches:
         x, y, size = self._x, self._y, self._batch_size
         if self._seed is None:
             for start in range(0, len(y), size):
-                yield x[start : start + size], y[start : start + size]
+                yield numbers(x[start : start + size]), y[start : start + size]
         else:
-            many = max(1, VALUES // (x[0].numel() * size)) * size
+            many = max(1, VALUES // (x.shape[1] * size)) * size
             for i in torch.split(self._order(self._seed), many):
-                picked = x.index_select(0, i), y.index_select(0, i)
+                picked = numbers(x.index_select(0, i)), y.index_select(0, i)
                 yield from zip(*(part.split(size) for part in picked), strict=True)
 
     def _order(self, seed: int) -> Tensor:
@@ -98,9 +109,10 @@ class Chunks:
 class DataModule(pl.LightningDataModule):
     """A data set's training part, split by `seed` into training and validation data.
 
-    After `setup("fit")`, `train` and `val` are pairs (x [n, inputs] float32, y [n] int64) on the
-    training device, `rows` says which examples of the data set they are, and `mean` and `std` are
-    those of all values of the training data. The test part is not here. `val_size` is a number of
+    After `setup("fit")`, `train` and `val` are pairs (x [n, inputs] float32, y as the data set has
+    it) on the training device, `rows` says which examples of the data set they are, and `mean` and
+    `std` are those of all values of the training data, or lists of those of each of its columns if
+    the data set is `by_column`. The test part is not here. `val_size` is a number of
     examples, or a share of them in (0, 1); `train_size` how many of the rest are used, where that
     is not all; `augment` holds the arguments of `Augment`, for training batches alone. With
     `chunk`, training batches come as `Chunks` of so many, for a module that loops over them itself.
@@ -108,11 +120,9 @@ class DataModule(pl.LightningDataModule):
     Raises `UserError` for a size that the data do not allow, or an unusable `augment`.
     """
 
-    train: Batch
-    val: Batch
     rows: tuple[Tensor, Tensor]
-    mean: float
-    std: float
+    mean: Statistic
+    std: Statistic
 
     def __init__(
         self,
@@ -133,6 +143,21 @@ class DataModule(pl.LightningDataModule):
         self._augment = _augment(dataset.shape, augment) if augment else None
         self._chunk = chunk
         self._is_loaded = False
+        # As the data set has them, which may be bytes.
+        self._train: tuple[Tensor | Mapped, Tensor]
+        self._val: Batch
+
+    @property
+    def train(self) -> Batch:
+        """The training data; inputs that are stored as bytes are made anew."""
+        x, y = self._train
+        return numbers(x[:]), y
+
+    @property
+    def val(self) -> Batch:
+        """The validation data, likewise."""
+        x, y = self._val
+        return numbers(x), y
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,7 +166,7 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes."""
+        """The names of the classes; none where the targets are numbers."""
         return self.dataset.classes
 
     @property
@@ -151,18 +176,22 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def outputs(self) -> int:
-        """The number of outputs that a network needs: one for two classes, else one a class."""
-        return 1 if len(self.classes) == 2 else len(self.classes)
+        """The number of outputs that a network needs: one for two classes, else one a class, or one
+        a number that is to be told.
+        """
+        if self.classes:
+            return 1 if len(self.classes) == 2 else len(self.classes)
+        return int(np.prod(self._train[1].shape[1:]))
 
     @property
     def n_train(self) -> int:
         """The number of training examples."""
-        return len(self.train[1])
+        return len(self._train[1])
 
     @property
     def n_val(self) -> int:
         """The number of validation examples."""
-        return len(self.val[1])
+        return len(self._val[1])
 
     def setup(self, stage: str) -> None:
         """Load and split the data the first time, and bring them to the trainer's device."""
@@ -170,8 +199,12 @@ class DataModule(pl.LightningDataModule):
             self._load()
             self._is_loaded = True
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self.train = (self.train[0].to(device), self.train[1].to(device))
-        self.val = (self.val[0].to(device), self.val[1].to(device))
+        self._train = (self._train[0].to(device), self._train[1].to(device))
+        self._val = (self._val[0].to(device), self._val[1].to(device))
+
+    def release(self) -> None:
+        """Let go of the inputs, where their number alone is still of use."""
+        self._train = (torch.empty(0, self.inputs), self._train[1])
 
     def _load(self) -> None:
         x, y = self.dataset.train()
@@ -193,11 +226,11 @@ class DataModule(pl.LightningDataModule):
         every_x, every_y = torch.from_numpy(x), torch.from_numpy(y)
         stay, out = torch.from_numpy(rest), torch.from_numpy(held_out)
         self.rows = (stay, out)
-        self.train = (every_x.index_select(0, stay), every_y[stay])
-        self.val = (every_x.index_select(0, out), every_y[out])
-        std, mean = torch.std_mean(self.train[0], correction=0)
-        self.mean = _rounded(mean)
-        self.std = _rounded(std) or 1.0  # constant data stay as they are
+        stays = isinstance(x, np.memmap) and x.nbytes >= MAPPED
+        kept = Mapped(x, stay) if stays else every_x.index_select(0, stay)
+        self._train = (kept, every_y[stay])
+        self._val = (every_x.index_select(0, out), every_y[out])
+        self.mean, self.std = _statistics(kept, by_column=self.dataset.by_column)
 
     def _count_val(self, n: int) -> int:
         size = self._val_size
@@ -213,7 +246,7 @@ class DataModule(pl.LightningDataModule):
         """The training batches of this process, in a new order every epoch."""
         rank, world = self._share()
         batches = Batches(
-            *self.train,
+            *self._train,
             batch_size=self.batch_size,
             seed=self._seed,
             epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
@@ -225,7 +258,7 @@ class DataModule(pl.LightningDataModule):
     def val_dataloader(self) -> Batches:
         """The validation batches of this process, in order."""
         rank, world = self._share()
-        return Batches(*self.val, batch_size=VAL_BATCH, rank=rank, world=world)
+        return Batches(*self._val, batch_size=VAL_BATCH, rank=rank, world=world)
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
@@ -247,7 +280,29 @@ class DataModule(pl.LightningDataModule):
         return self._augment(batch[0]), batch[1]
 
 
-def _rounded(value: Tensor) -> float:
+def _statistics(x: Tensor | Mapped, *, by_column: bool) -> tuple[Statistic, Statistic]:
+    """Mean and standard deviation of x [n, d], or of each of its columns; of constants it is 1."""
+    pieces = (x[i : i + CHUNK] for i in range(0, len(x), CHUNK))
+    if by_column:
+        means, squares = torch.zeros(2, x.shape[1], dtype=torch.float64)
+        for k, piece in enumerate(pieces):  # Chan et al. 1979: what two parts say of their union
+            values, seen = numbers(piece).double(), k * CHUNK
+            away, n = values.mean(0) - means, len(values)
+            squares += values.var(0, correction=0) * n + away**2 * (seen * n / (seen + n))
+            means += away * (n / (seen + n))
+        stds = (squares / len(x)).sqrt()
+        return [_rounded(v) for v in means], [_rounded(v) or 1.0 for v in stds]
+    if x.dtype == torch.uint8:
+        counts = sum(np.bincount(piece.flatten().numpy(), minlength=256) for piece in pieces)
+        value = np.arange(256) / 255
+        middle = np.average(value, weights=counts)
+        spread = np.average((value - middle) ** 2, weights=counts) ** 0.5
+        return _rounded(np.float32(middle)), _rounded(np.float32(spread)) or 1.0
+    std, mean = torch.std_mean(numbers(x[:]), correction=0)
+    return _rounded(mean), _rounded(std) or 1.0
+
+
+def _rounded(value: Tensor | np.float32) -> float:
     """Six digits: more would depend on the order of summation, and so on the threads."""
     return float(f"{float(value):.6g}")
 

@@ -2,19 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from perceptrail.data import synthetic
-from perceptrail.data.idx import FILES, NAMES, md5, read, unpack
+from perceptrail.data.dataset import Dataset, Part, split
+from perceptrail.data.idx import FILES, NAMES, md5_of, read
 from perceptrail.errors import UserError
-
-Part = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 DIGITS = tuple("0123456789")
 CLOTHES = (
@@ -22,45 +19,6 @@ CLOTHES = (
     *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 TABLES = ("breast_cancer", "diabetes", "iris", "wine")
-
-
-def _one_stratum(x: NDArray[np.float32], y: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.zeros_like(y)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A classification problem: what is known of it, and how to get its two parts.
-
-    A part is x, float32 [n, prod(shape)] (images in [0, 1]), and y, int64 [n]. `shape` is that of
-    one example, `digest` a hexadecimal SHA-256 that stands for the bytes of both parts, `source`
-    where they came from. `strata` numbers the examples of a part by what a split should keep in
-    proportion.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    digest: str
-    source: str
-    train: Callable[[], Part]
-    test: Callable[[], Part]
-    strata: Callable[[NDArray[np.float32], NDArray[np.int64]], NDArray[np.int64]] = _one_stratum
-
-
-def split(
-    strata: NDArray[np.int64], *, held_out: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the examples that stay and of the `held_out` ones, both ascending.
-
-    Drawn by `seed`, with every stratum in proportion to within one example.
-    """
-    n = len(strata)
-    order = np.random.default_rng(seed).permutation(n)
-    order = order[np.argsort(strata[order], kind="stable")]
-    chosen = np.zeros(n, dtype=bool)
-    chosen[order[np.arange(held_out) * n // held_out]] = True
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
 def mnist(*, dir: str | Path, mirrors: Sequence[str] = ()) -> Dataset:  # noqa: A002
@@ -86,7 +44,7 @@ def idx(*, dir: str | Path, name: str = "idx") -> Dataset:  # noqa: A002
         paths,
         shape=images.shape[1:],
         classes=tuple(map(str, range(int(labels.max(initial=0)) + 1))),
-        sums=[md5(unpack(path.read_bytes())) for path in paths],
+        sums=[md5_of(path) for path in paths],
     )
 
 
@@ -202,7 +160,7 @@ def _read_part(images: Path, labels: Path) -> Part:
     x, y = read(images), read(labels)
     if y.ndim != 1 or len(x) != len(y):
         raise UserError(f"{images} has shape {x.shape}, which does not go with {labels}: {y.shape}")
-    return np.divide(x.reshape(len(x), -1), 255, dtype=np.float32), y.astype(np.int64)
+    return x.reshape(len(x), -1), y.astype(np.int64)
 
 
 def _drawn(

@@ -7,10 +7,11 @@ from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from perceptrail.callbacks import Row
-from perceptrail.data.module import VALUES, Batch, shuffled
+from perceptrail.data.module import VALUES, Batch, numbers, shuffled
 from perceptrail.fused.member import Course, Member
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, OWN, Update
@@ -51,13 +52,15 @@ class Group:
         smoothing = [own["label_smoothing"] for own in chosen]
         self._smoothing = self._tensor(smoothing)[:, None] if any(smoothing) else None
         data = [member.data for member in members]
-        self._scale = self._tensor([1 / own.std for own in data])[:, None, None]
-        self._shift = self._tensor([-own.mean / own.std for own in data])[:, None, None]
+        means, stds = (np.array([getattr(own, k) for own in data]) for k in ("mean", "std"))
+        self._scale, self._shift = (  # [members, 1, 1 or inputs]
+            self._tensor(values.reshape(len(data), 1, -1)) for values in (1 / stds, -means / stds)
+        )
         self._best: dict[str, Tensor] = {
             name: value.clone() for name, value in self._stack.state.items()
         }
 
-    def _tensor(self, values: Sequence[float] | Sequence[Sequence[float]]) -> Tensor:
+    def _tensor(self, values: Sequence[float] | NDArray[np.float64]) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=self._device)
 
     def _collect(self) -> None:
@@ -69,7 +72,7 @@ class Group:
             for p in zip(*parts, strict=True)
         )
         if self._x.shape[1] == 2:  # pairs are gathered as one number each: it takes a quarter
-            self._x = torch.view_as_complex(self._x.contiguous())
+            self._x = torch.view_as_complex(numbers(self._x).contiguous())
         ends = np.cumsum([0, *(len(y) for _, y in parts)]).tolist()
         starts = dict(zip(sets, ends[:-1], strict=True))
         self._train, self._val = (
@@ -187,7 +190,7 @@ class Group:
         picked, members = rows.reshape(-1), len(rows)
         x = self._x.index_select(0, picked)
         x = torch.view_as_real(x) if x.is_complex() else x
-        x = x.view(members, rows.shape[1], self._members[0].data.inputs)
+        x = numbers(x).view(members, rows.shape[1], self._members[0].data.inputs)
         y = self._y.index_select(0, picked).view(members, -1)
         return x.mul_(self._scale).add_(self._shift), y  # addcmul takes twice as long, if not more
 

@@ -18,7 +18,7 @@ from perceptrail.runs import RECORD
 from perceptrail.search.jobs import Composer, as_job, run_job
 
 if TYPE_CHECKING:
-    from perceptrail.data.sets import Dataset
+    from perceptrail.data.dataset import Dataset
     from perceptrail.fused.member import Member
 
 log = logging.getLogger(__name__)

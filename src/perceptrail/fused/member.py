@@ -46,7 +46,7 @@ class Member:
         assert isinstance(network, MLP)
         self.network = network
         # The stack takes all members' examples from one table; only their number matters here.
-        self.data.train = (torch.empty(0, self.data.inputs), self.data.train[1])
+        self.data.release()
         settings: dict[str, Any] = {
             name: OmegaConf.to_container(cfg[name], resolve=True)
             for name in ("monitor", "regularization", "schedule", "dropout", "callbacks")

@@ -16,7 +16,7 @@ from perceptrail import config
 from perceptrail.build import USE, dataset
 from perceptrail.callbacks import BEST, LAST
 from perceptrail.conclusion import Clock, Trained, conclude
-from perceptrail.data.sets import Dataset
+from perceptrail.data.dataset import Dataset
 from perceptrail.fused.member import Member, Outcome
 from perceptrail.fused.sharing import fit
 from perceptrail.training import assemble, pruning_of, recorded, returned, use_device

@@ -1,0 +1,67 @@
+"""Examples that stay in their file: what is taken of them is read, and forgotten again."""
+
+import mmap
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+HELD = 2**14  # examples after whose reading the map lets go of its pages, which the system keeps
+
+
+@final
+class Mapped:
+    """Some rows of a matrix [n, d] in a memory map, taken out as tensors.
+
+    Each row taken brings pages of the file into the process, which would hold them all in the end.
+    The map lets go of them now and then; reading them again costs little while the system has room
+    for them.
+    """
+
+    def __init__(self, x: "NDArray[np.generic]", rows: Tensor) -> None:
+        assert isinstance(x, np.memmap)
+        self._map: mmap.mmap = x._mmap  # type: ignore[attr-defined]
+        self._x, self._rows = torch.from_numpy(x), rows
+        self._device, self._taken = torch.device("cpu"), 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, d]."""
+        return torch.Size([len(self._rows), self._x.shape[1]])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the values have in their file."""
+        return self._x.dtype
+
+    def index_select(self, dim: int, index: Tensor) -> Tensor:
+        """The rows that an index names, as of a tensor."""
+        assert dim == 0
+        return self._take(self._rows[index.to(self._rows.device)])
+
+    def __getitem__(self, part: slice) -> Tensor:
+        return self._take(self._rows[part])
+
+    def _take(self, rows: Tensor) -> Tensor:
+        taken = self._x.index_select(0, rows).to(self._device)
+        self._taken += len(rows)
+        if self._taken > HELD:
+            self._map.madvise(mmap.MADV_DONTNEED)
+            self._taken = 0
+        return taken
+
+    def to(self, device: torch.device) -> "Tensor | Mapped":
+        """For use on that device: all rows there, if it has room for twice as much."""
+        if device.type == "cuda":
+            self._device = device
+            if 2 * self._x.nbytes < torch.cuda.mem_get_info(device)[0]:
+                whole = torch.empty(self.shape, dtype=self.dtype, device=device)
+                for start in range(0, len(self), HELD):
+                    whole[start : start + HELD] = self[start : start + HELD]
+                return whole
+        return self
