@@ -1,7 +1,11 @@
-"""Which process is which, since their numbers are used again."""
+"""Processes: which is which, since their numbers are used again, and those that follow another."""
+
+import ctypes
+import signal
 
 import psutil
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that comes when the parent ends
 TOLERANCE_S = 2.0  # by so much the time of a start moves when the clock of the machine is set
 
 
@@ -17,3 +21,10 @@ def is_alive(process: str) -> bool:
         return abs(psutil.Process(int(pid)).create_time() - float(started)) < TOLERANCE_S
     except (psutil.NoSuchProcess, ValueError):  # it has ended, or was never described
         return False
+
+
+def follow() -> None:
+    """In a process forked for work: end with the first one, which alone hears of Ctrl-C."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

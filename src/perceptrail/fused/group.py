@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from perceptrail.callbacks import Row
-from perceptrail.data.module import VALUES, Batch, numbers, shuffled
+from perceptrail.data.module import VALUES, Batch, numbers
 from perceptrail.fused.member import Course, Member
+from perceptrail.fused.orders import Orders, draw
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, OWN, Update
 from perceptrail.prediction import example_losses, labels, losses_and_slopes
@@ -27,6 +28,8 @@ class Group:
         self._members, self._device = list(members), first.device
         self._epochs, self._size = first.epochs, first.data.batch_size
         self._steps = math.ceil(first.data.n_train / self._size)
+        self._numbers = list(range(len(members)))
+        self._orders: Orders | None = None
         self._graphs = first.graphs
         self._replayed: tuple[bool, Replay] | None = None  # with dropout or without, and how
         self._collect()
@@ -84,14 +87,20 @@ class Group:
     def fit(self, told: Callable[[int], object]) -> None:
         """Train until every member is done; `told` hears how many epochs have been dealt with."""
         started = time.perf_counter()
-        for epoch in range(self._epochs):
-            rows = self._epoch(epoch)
-            gone = self._settle(rows)
-            for member in gone:
-                member.outcome.seconds = time.perf_counter() - started
-            told(len(rows) + sum(self._epochs - len(member.outcome.rows) for member in gone))
-            if not self._members:
-                return
+        if self._device.type == "cuda":
+            self._orders = Orders(self._train.shape[1], epochs=self._epochs)
+        try:
+            for epoch in range(self._epochs):
+                rows = self._epoch(epoch)
+                gone = self._settle(rows)
+                for member in gone:
+                    member.outcome.seconds = time.perf_counter() - started
+                told(len(rows) + sum(self._epochs - len(member.outcome.rows) for member in gone))
+                if not self._members:
+                    return
+        finally:
+            if self._orders:
+                self._orders.close()
 
     def _epoch(self, epoch: int) -> list[Row]:
         """Train and validate once; each member's row of the history."""
@@ -124,8 +133,11 @@ class Group:
     def _train_epoch(self, epoch: int, rates: Tensor, dropouts: Tensor) -> Tensor:
         """Make an epoch's steps at rates [steps, members]; the mean losses [members]."""
         n, seeds = self._train.shape[1], [member.seed for member in self._members]
-        orders = np.stack([shuffled(n, seed=seed, epoch=epoch) for seed in seeds])
-        rows = self._train.gather(1, torch.from_numpy(orders).to(self._device))
+        if self._orders:
+            drawn = self._orders.take(dict(zip(self._numbers, seeds, strict=True)))
+        else:
+            drawn = draw(seeds, n, epoch)
+        rows = self._train.gather(1, torch.from_numpy(drawn).to(self._device).long())
         source = np.random.SeedSequence([*seeds, epoch])
         torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
         paces = rates[:, 0].tolist() if self._alike else rates.float().to(self._device)
@@ -217,6 +229,7 @@ class Group:
     def _keep(self, members: list[int]) -> None:
         """Go on with these members alone."""
         self._members = [self._members[k] for k in members]
+        self._numbers = [self._numbers[k] for k in members]
         if not members:
             return
         self._stack.keep(members)

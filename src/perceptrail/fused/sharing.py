@@ -1,8 +1,6 @@
 """Groups shared out among processes, one a core: half a stack on each of two is faster than one."""
 
-import ctypes
 import pickle
-import signal
 import sys
 import traceback
 import warnings
@@ -16,10 +14,9 @@ import torch
 from perceptrail.errors import UserError
 from perceptrail.fused.group import Group
 from perceptrail.fused.member import Member, Outcome
+from perceptrail.processes import follow
 
 Told = Callable[[int], object]
-
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that comes when the parent ends
 
 
 def fit(groups: Sequence[list[Member]], told: Told, *, processes: int | None) -> None:
@@ -87,9 +84,7 @@ def _fit_apart(shares: Sequence[list[list[Member]]], told: Told) -> None:
 
 
 def _work(share: Sequence[list[Member]], line: Connection) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if the first process is killed
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the first process that ends this one
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    follow()
     torch.set_num_threads(1)
 
     def send(news: int | Exception | list[Outcome]) -> None:
