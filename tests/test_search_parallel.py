@@ -65,6 +65,35 @@ def test_workers_find_what_one_process_finds(tmp_path: Path, n_jobs: int) -> Non
     }
 
 
+def test_each_worker_has_an_accelerator_of_its_own(tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(
+        "import os, hydra\n"
+        "from perceptrail import search\n"
+        "@hydra.main(version_base='1.3', config_path=None)\n"
+        "def main(cfg):\n"
+        "    trial = search.trial(cfg)\n"
+        "    trial.set_user_attr('device', os.environ['CUDA_VISIBLE_DEVICES'])\n"
+        "    trial.set_user_attr('worker', os.getpid())\n"
+        "    if trial.number == 4: os.kill(os.getpid(), 9)\n"  # whose successor has the same
+        "    return cfg.x\n"
+        "main()\n"
+    )
+    given = ["hydra/sweeper=optuna", "+x=range(0, 9)", f"hydra.sweep.dir={tmp_path}"]
+    given += ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_jobs=3"]
+    subprocess.run(
+        [sys.executable, str(app), "-m", *given, "hydra.sweeper.figures=false"],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "3,GPU-5"},
+        check=True,
+    )
+    attrs = [t.user_attrs for t in opened(tmp_path).trials]
+    devices = {own["worker"]: own["device"] for own in attrs}
+    assert all(devices[own["worker"]] == own["device"] for own in attrs)
+    assert len(devices) == 4
+    dead = attrs[4]["worker"]
+    assert sorted(d for worker, d in devices.items() if worker != dead) == ["3", "3", "GPU-5"]
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:joblib")
 def test_a_launcher_gets_batches(tmp_path: Path) -> None:
     given = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2")

@@ -24,7 +24,7 @@ from perceptrail.search.domains import Values
 from perceptrail.search.sampling import FIXED, Exhausted, Proposer, suggest
 from perceptrail.search.settings import Settings
 
-OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN = (
+OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED = (
     "owner",  # the process that runs the trial
     "rerun_of",  # the trial whose parameters it repeats
     "start",  # which of the given starting points it is
@@ -32,8 +32,9 @@ OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN = (
     "lost",  # whether it was stopped, by no fault of its own
     "again",  # its parameters are to be run again
     "withdrawn",  # another process had already claimed the last place
+    "copied",  # which trial of another study it was
 )
-BOOKKEEPING = (OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN)
+BOOKKEEPING = (OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED)
 ALIVE = "alive:"
 BEAT_S, DEAD_AFTER_S = 15, 90
 
@@ -172,7 +173,7 @@ class Ledger:
         """The trial's place in the order of proposals, which reruns do not change."""
         trials = self.study.get_trials(deepcopy=False)
         first = self._lineage(number)[-1] if number < len(trials) else number
-        return sum(RERUN not in t.user_attrs for t in trials[:first])
+        return sum(not {RERUN, COPIED} & set(t.user_attrs) for t in trials[:first])
 
     def _lineage(self, number: int) -> list[int]:
         """The trial itself, the one that it repeats, the one which that repeats, and so on."""
@@ -197,4 +198,4 @@ class Ledger:
 
 
 def _spoken_for(trials: Sequence[FrozenTrial]) -> int:
-    return sum(t.state != TrialState.FAIL for t in trials)
+    return sum(t.state != TrialState.FAIL and COPIED not in t.user_attrs for t in trials)

@@ -18,7 +18,7 @@ from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
 from optuna.trial import FrozenTrial, TrialState
 
 from perceptrail.search.fronts import knee_first
-from perceptrail.search.ledger import BOOKKEEPING
+from perceptrail.search.ledger import BOOKKEEPING, COPIED
 
 TRIALS, BEST, PARETO = "trials.csv", "best.yaml", "pareto.csv"
 KINDS = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -52,7 +52,8 @@ class Standing:
     @property
     def counts(self) -> dict[str, int]:
         """How many trials have finished, were pruned, have failed."""
-        return {name: sum(t.state == kind for t in self.trials) for name, kind in KINDS.items()}
+        own = [t.state for t in self.trials if COPIED not in t.user_attrs]
+        return {name: own.count(kind) for name, kind in KINDS.items()}
 
     @property
     def done(self) -> int:

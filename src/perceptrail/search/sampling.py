@@ -6,14 +6,14 @@ that was interrupted goes on as it would have, and parallel processes never draw
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from optuna import Study, Trial
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from perceptrail.errors import UserError
 from perceptrail.search.domains import Values
@@ -50,11 +50,19 @@ class Proposer:
     """Makes each trial's sampler: `feasible` tells whether a point may be tried at all."""
 
     def __init__(
-        self, space: Space, settings: Settings, *, feasible: Callable[[Values], bool]
+        self,
+        space: Space,
+        settings: Settings,
+        *,
+        feasible: Callable[[Values], bool],
+        sources: Sequence[FrozenTrial] = (),
     ) -> None:
         self.space, self.feasible = space, feasible
         self._spec, self._seed = settings.sampler, settings.seed
-        self.base = build(BaseSampler, self._spec, seed=self._seed)
+        self._known: dict[str, Any] = {}  # CMA-ES, which asks for them, takes the best tenth
+        if sum(t.state == TrialState.COMPLETE for t in sources) >= 10:
+            self._known["source_trials"] = list(sources)
+        self.base = build(BaseSampler, self._spec, seed=self._seed, **self._known)
         self.points: list[Values] | None = None
         if isinstance(self.base, Exhaustive):
             self.points = [point for point in space.points() if feasible(space.redraw(point))]
@@ -67,7 +75,7 @@ class Proposer:
             given = {"seed": self._seed, "independent_sampler": RandomSampler(seed)}
         else:
             given = {"seed": seed}
-        return _Proposal(build(BaseSampler, self._spec, **given), place, self)
+        return _Proposal(build(BaseSampler, self._spec, **given, **self._known), place, self)
 
 
 class _Proposal(BaseSampler):

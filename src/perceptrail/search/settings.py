@@ -67,6 +67,8 @@ class Settings:
     outcome_constraints: list[str] = field(default_factory=list)
     # Points to begin with; the keys that a point leaves out are as they are by default.
     enqueue: list[Any] = field(default_factory=lambda: [{}])
+    # Another study, address:study, whose trials are taken over with their values; not counted.
+    warm_start: str | None = None
     # Full name of a function (trial, values) that returns more overrides as {key: value}.
     hook: str | None = None
     # Whether to draw, in figures/ of hydra.sweep.dir.

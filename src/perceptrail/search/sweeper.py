@@ -33,6 +33,7 @@ from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
 from perceptrail.search.stopping import Stopping
 from perceptrail.search.storage import KEY, exclusive, open_study
+from perceptrail.search.warm_start import source, take_over
 from perceptrail.search.workers import Workers
 
 RECORDED = (
@@ -42,6 +43,7 @@ RECORDED = (
     "retries",
     "constraints",
     "outcome_constraints",
+    "warm_start",
     "timeout",
     "patience",
 )
@@ -81,7 +83,9 @@ class Search:
         self._check_keys()
         self._common = self._compose({})  # what all trials have in common
         self._hook = imported("hydra.sweeper.hook", settings.hook) if settings.hook else None
-        proposer = Proposer(self._space, settings, feasible=self._is_feasible)
+        given = settings.warm_start
+        sources = source(given, self._space, directions) if given else []
+        proposer = Proposer(self._space, settings, feasible=self._is_feasible, sources=sources)
         exhaustive = isinstance(proposer.base, Exhaustive)
         if settings.n_trials is None and not exhaustive:
             raise UserError("hydra.sweeper.n_trials=null: only grid and brute_force come to an end")
@@ -94,6 +98,9 @@ class Search:
             sampler=proposer.base,
             distributions=self._space.distributions(),
         )
+        if sources:
+            with exclusive(self._address, f"warm start {settings.study_name}"):
+                take_over(self._study, sources)
         self._dir.mkdir(parents=True, exist_ok=True)
         (self._dir / "multirun.yaml").write_text(masked(OmegaConf.to_yaml(config)))
         self._ledger = Ledger(self._study, proposer, settings, starts=starts)

@@ -1,6 +1,7 @@
 """Worker processes: each starts once, runs one trial after the other, and dies with the search.
 
-A worker has its share of the processor's cores as threads, a process group of its own (Ctrl-C is
+A worker has its share of the processor's cores as threads, an accelerator of its own where there
+are several (round robin where there are fewer than workers), a process group of its own (Ctrl-C is
 for the sweeper, which tells its workers), and a log file for what its trials print.
 """
 
@@ -25,6 +26,7 @@ from optuna.trial import TrialState
 from perceptrail.search.engines import Engine, Outcome, Task
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 GRACE_S = 10  # to close a run after an interrupt
 
 
@@ -32,6 +34,7 @@ GRACE_S = 10  # to close a run after an interrupt
 class _Worker:
     process: subprocess.Popen[bytes]
     line: Connection
+    place: int  # among the workers, which one that replaces it takes over
     number: int | None = None  # the trial that it runs
 
 
@@ -44,6 +47,7 @@ class Workers(Engine):
         self._workers: list[_Worker] = []
         self._started = 0
         self._pickled = cloudpickle.dumps((task, Singleton.get_state()))
+        self._accelerators = _accelerators()
         threads = str(max(1, _cores() // slots))
         self._environment = dict.fromkeys(THREADS, threads) | dict(os.environ)
 
@@ -78,6 +82,10 @@ class Workers(Engine):
 
     def _start(self) -> _Worker:
         ours, theirs = socket.socketpair()
+        place = min(set(range(self.slots)) - {worker.place for worker in self._workers})
+        environment = self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        if len(self._accelerators) > 1:
+            environment[VISIBLE] = self._accelerators[place % len(self._accelerators)]
         self._logs.mkdir(parents=True, exist_ok=True)
         with theirs, (self._logs / f"{self._started}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -87,9 +95,9 @@ class Workers(Engine):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=self._environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+                env=environment,
             )
-        worker = _Worker(process, Connection(ours.detach()))
+        worker = _Worker(process, Connection(ours.detach()), place)
         worker.line.send_bytes(self._pickled)
         self._workers.append(worker)
         self._started += 1
@@ -107,6 +115,13 @@ class Workers(Engine):
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             return Outcome(number, TrialState.FAIL, reason=f"its worker died ({how})", lost=True)
         return outcome
+
+
+def _accelerators() -> list[str]:
+    """NVIDIA's accelerators that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if VISIBLE in os.environ:
+        return [name for name in os.environ[VISIBLE].split(",") if name.strip()]
+    return [str(i) for i, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def _cores() -> int:
