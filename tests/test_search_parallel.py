@@ -96,13 +96,36 @@ def test_each_worker_has_an_accelerator_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:joblib")
 def test_a_launcher_gets_batches(tmp_path: Path) -> None:
-    given = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2")
+    given = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.sweeper.n_jobs=2")
     ended = run(tmp_path, *SPACE, *given, "hydra.sweeper.n_trials=5")
     assert ended.returncode == 0, ended.stderr
     study = opened(tmp_path)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 5
     assert folders(tmp_path) == [0, 1, 2, 3, 4]
     assert ended.stdout.count("is launching") == 3
+
+
+def test_no_slot_of_a_launcher_waits_for_another(tmp_path: Path) -> None:
+    given = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2")
+    ended = run(tmp_path, *SPACE, *given, "hydra.sweeper.n_trials=5", "trouble=wait")
+    assert ended.returncode == 0, ended.stderr
+    study = opened(tmp_path)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 5
+    began = [t.datetime_start for t in study.trials]
+    assert began[3] < study.trials[0].datetime_complete  # type: ignore[operator]
+    assert folders(tmp_path) == [0, 1, 2, 3, 4]
+    assert ended.stdout.count("is launching") == 5
+
+
+def test_a_job_that_kills_its_launchers_process_is_lost_and_runs_again(tmp_path: Path) -> None:
+    given = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2")
+    given = (*given, "trouble=choice(none, kill)", "hydra.sweeper.max_failures=3", "x=0,1")
+    ended = run(tmp_path, *given, "hydra/sweeper/sampler=grid")
+    assert ended.returncode == 1
+    assert "trials in a row have failed" in ended.stderr
+    failed = [t for t in opened(tmp_path).trials if t.state == TrialState.FAIL]
+    assert all(t.user_attrs["lost"] for t in failed)
+    assert any("its launcher failed" in t.user_attrs["reason"] for t in failed)
 
 
 @pytest.mark.slow
@@ -125,7 +148,7 @@ def test_a_ray_cluster_of_two_nodes(tmp_path: Path) -> None:
         "hydra/launcher=ray",
         "hydra.sweeper.n_jobs=2",
         "hydra.sweeper.n_trials=6",
-        "nap=0.5",
+        "trouble=wait",
     )
     subprocess.run(
         [sys.executable, str(driver), *command(tmp_path / "sweep", *SPACE, *given)], check=True

@@ -1,4 +1,4 @@
-"""Where trials run: in this process, or through a Hydra launcher. (Worker processes: workers.py.)
+"""Where trials run: in this process. (Worker processes: workers.py; launchers: launchers.py.)
 
 An engine takes trials by `submit` while it has free `slots`, and `wait` returns those that ended.
 """
@@ -10,18 +10,15 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
-from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from optuna import TrialPruned
 from optuna.trial import TrialState
 
 from perceptrail.errors import UserError
-from perceptrail.passwords import masked
 from perceptrail.search.jobs import Composer, run_job
 
 LONG_S = 0.5  # of a trial: to clear up after it takes a hundredth of a second
@@ -125,28 +122,3 @@ class InProcess(Engine):
         finally:
             hydra = self._task.config.hydra
             configure_log(hydra.hydra_logging, hydra.verbose)  # the job had its own
-
-
-class Launched(Engine):
-    """Batches through one of Hydra's launchers, which decides where they run."""
-
-    def __init__(self, task: Task, launcher: Launcher, *, slots: int) -> None:
-        super().__init__(task, slots=slots)
-        self._launcher = launcher
-
-    def wait(self) -> list[Outcome]:
-        """Launch the batch and wait for all of it."""
-        # A launcher numbers its jobs on from the first, so a gap in the numbers ends a batch.
-        first = self._waiting[0][0]
-        batch = [job for i, job in enumerate(self._waiting) if job[0] == first + i]
-        self._waiting = self._waiting[len(batch) :]
-        jobs = self._launcher.launch([overrides for _, overrides in batch], initial_job_idx=first)
-        self.returns.append(jobs)
-        for job in jobs:  # whose configurations Hydra has written with all that they hold
-            assert job.hydra_cfg is not None
-            for path in Path(job.hydra_cfg.hydra.runtime.output_dir).glob(".hydra/*.yaml"):
-                path.write_text(masked(path.read_text()))
-        return [
-            judge(number, job, objectives=self._task.objectives)
-            for (number, _), job in zip(batch, jobs, strict=True)
-        ]

@@ -23,8 +23,9 @@ from perceptrail.errors import UserError
 from perceptrail.passwords import masked
 from perceptrail.search.constraints import condition, imported, violation
 from perceptrail.search.domains import Values, text
-from perceptrail.search.engines import Engine, InProcess, Launched, Outcome, Task
+from perceptrail.search.engines import Engine, InProcess, Outcome, Task
 from perceptrail.search.grammar import read_space
+from perceptrail.search.launchers import Launched, Streamed, can_stream
 from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import Artist
 from perceptrail.search.report import Records, Report, store
@@ -186,7 +187,8 @@ class Search:
     def _engine(self) -> Engine:
         slots = self._settings.n_jobs
         if self._launcher is not None:
-            return Launched(self._task, self._launcher, slots=slots)
+            kind = Streamed if can_stream(self._launcher) else Launched
+            return kind(self._task, self._launcher, slots=slots)
         if slots > 1:
             return Workers(self._task, slots=slots, logs=self._dir / "workers")
         return InProcess(self._task)
