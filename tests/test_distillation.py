@@ -44,3 +44,8 @@ def test_what_cannot_teach(tmp_path):
     }.items():
         given = f"distillation.teacher={name}"
         assert_refused(*SPIRALS, *LITTLE, given, cwd=tmp_path, said=f"{given}: {said}")
+
+
+def test_an_unknown_key_is_refused_by_its_own_group(tmp_path):
+    given = (*SPIRALS, *LITTLE, "+distillation.x=1")
+    assert_refused(*given, cwd=tmp_path, said="distillation: teaching() got an unexpected keyword")

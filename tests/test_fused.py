@@ -136,10 +136,11 @@ def test_jobs_of_several_shapes_and_some_alone(tmp_path, capsys):
         [*SMALL, EPOCHS, "model.hidden=[5]", "seed=1"],
         [*SMALL, EPOCHS, "trainer.accelerator=gpu"],
         [*SMALL, EPOCHS, "+trainer.limit_train_batches=2"],
+        [*SMALL, EPOCHS, "+distillation.x=1"],
     ]
     done = launch("fused", jobs, tmp_path)
     status = [job.status for job in done]
-    failed = {3} if torch.cuda.is_available() else {3, 5}
+    failed = {3, 7} if torch.cuda.is_available() else {3, 5, 7}
     assert {k for k, s in enumerate(status) if s == JobStatus.FAILED} == failed
     with pytest.raises(UserError, match=r"data.batch_size=1000: must be 1 to"):
         _ = done[3].return_value
@@ -147,6 +148,7 @@ def test_jobs_of_several_shapes_and_some_alone(tmp_path, capsys):
     for reason, numbers in {
         "schedule._target_=torch.optim.lr_scheduler.ReduceLROnPlateau": "#2",
         "trainer.limit_train_batches": "#6",
+        "distillation.x": "#7",
         "data.batch_size=1000: must be 1 to": "#3",
     }.items():
         (line,) = [line for line in said if reason in line]

@@ -74,12 +74,14 @@ def run(cfg: DictConfig) -> float | list[float]:
     clock = Clock.of_job()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     data, network, optimizer, schedule = assemble(cfg, dataset(cfg))
+    with naming("distillation"):
+        relabel = teaching(data, **cfg.distillation)
     with naming("regularization"):
         classifier = Classifier(
             network,
             optimizer=optimizer,
             schedule=schedule,
-            relabel=teaching(data, **cfg.distillation),
+            relabel=relabel,
             graphs=cfg.trainer.cuda_graphs and not _moves(cfg, network),
             monitor=cfg.monitor.metric,
             **cfg.regularization,

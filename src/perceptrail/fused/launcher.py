@@ -43,6 +43,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 KEYS: Mapping[str, set[str]] = {
     "model": {"hidden", "activation", "dropout", "input_dropout", "norm", "noise", "input_noise"},
     "regularization": {"label_smoothing", "l1", "l2", "gradient_clip", "max_norm"},
+    "distillation": {"weight"},
     "dropout": {"schedule", "start", "end", "cutoff"},
     "trainer": {"_target_", "max_epochs", "deterministic", "matmul_precision", "cuda_graphs"},
     "callbacks": {"early_stopping", "progress"},
