@@ -97,6 +97,17 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path, n_jobs: int, stop: int)
     assert len(done(opened(tmp_path))) == 4
 
 
+def test_an_interrupt_ends_what_a_launcher_runs(tmp_path: Path) -> None:
+    given = (*SPACE, "hydra/launcher=joblib", "hydra.sweeper.n_jobs=2", "nap=600")
+    process = subprocess.Popen(command(tmp_path, *given), stdout=subprocess.DEVNULL)
+    wait_for(tmp_path / "1" / "app.log", process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=300) == 130
+    assert not psutil.wait_procs(below, timeout=20)[1]
+    assert {t.state for t in opened(tmp_path).trials} == {TrialState.FAIL}
+
+
 def test_a_terminal_has_a_live_line(tmp_path: Path) -> None:
     given = (*SPACE, "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=2", "nap=0.5")
     watched, terminal = pty.openpty()

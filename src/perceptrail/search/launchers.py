@@ -1,10 +1,11 @@
 """Trials through one of Hydra's launchers, which decides where they run.
 
-Most launchers take a batch and return when all of it has ended. Those that can be asked from several
-threads at once take one trial at a time, and a free slot has the next one at once.
+Most launchers take a batch and return when all of it has ended. Those that can be asked from
+several threads at once take one trial at a time, and a free slot has the next one at once.
 """
 
 import queue
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Sequence
@@ -100,7 +101,9 @@ def _start_ray(launcher: Any) -> None:
     from hydra_plugins.hydra_ray_launcher._launcher_util import start_ray
 
     launcher.ray_cfg.init.setdefault("object_store_memory", 78643200)  # as its launcher has it
+    terminated = signal.getsignal(signal.SIGTERM)
     start_ray(launcher.ray_cfg.init)
+    signal.signal(signal.SIGTERM, terminated)  # Ray sets its own
 
 
 def _stop_ray() -> None:
@@ -112,7 +115,7 @@ def _stop_ray() -> None:
 def _stop_joblib() -> None:
     from joblib.externals.loky import get_reusable_executor
 
-    get_reusable_executor().shutdown(wait=False, kill_workers=True)
+    get_reusable_executor(reuse=True).shutdown(wait=False, kill_workers=True)
 
 
 def _nothing(*_: Any) -> None:
