@@ -52,6 +52,8 @@ class Group:
             alike=self._alike,
         )
         self._rates = torch.tensor([float(own["lr"]) for own in defaults], dtype=torch.float64)
+        self._factors = _Courses([member.factor for member in members])
+        self._dropouts = _Courses([member.dropout for member in members])
         smoothing = [own["label_smoothing"] for own in chosen]
         self._smoothing = self._tensor(smoothing)[:, None] if any(smoothing) else None
         data = [member.data for member in members]
@@ -106,8 +108,7 @@ class Group:
         """Train and validate once; each member's row of the history."""
         before = time.perf_counter()
         t = [(epoch + k / self._steps) / self._epochs for k in range(self._steps)]
-        rates = self._rates * self._courses([m.factor for m in self._members], t)
-        dropouts = self._courses([m.dropout for m in self._members], t)
+        rates, dropouts = self._rates * self._factors(t), self._dropouts(t)
         train_losses = self._train_epoch(epoch, rates, dropouts).tolist()
         seconds = time.perf_counter() - before
         val_losses, accuracies = self._validate()
@@ -122,13 +123,6 @@ class Group:
         speed = {"train/samples_per_second": self._train.shape[1] / seconds}
         figures = zip(*columns.values(), strict=True)
         return [{**told, **dict(zip(columns, own, strict=True)), **speed} for own in figures]
-
-    def _courses(self, courses: Sequence[Course], times: Sequence[float]) -> Tensor:
-        """Members' functions at times, [times, members]; each different one is called once."""
-        different = dict(courses)
-        known = [[function(t) for t in times] for function in different.values()]
-        which = {name: k for k, name in enumerate(different)}
-        return torch.tensor(known, dtype=torch.float64)[[which[name] for name, _ in courses]].T
 
     def _train_epoch(self, epoch: int, rates: Tensor, dropouts: Tensor) -> Tensor:
         """Make an epoch's steps at rates [steps, members]; the mean losses [members]."""
@@ -216,10 +210,14 @@ class Group:
         for name, best in self._best.items():
             best[improved] = state[name][improved]
         leaving = done.nonzero()[:, 0].tolist()
-        for k in leaving:
+        states = [
+            {key: value[leaving].cpu().numpy() for key, value in of_all.items() if leaving}
+            for of_all in (self._best, state)
+        ]
+        for place, k in enumerate(leaving):
             self._members[k].outcome.states = {
-                name: {key: value[k].cpu().numpy().copy() for key, value in of_all.items()}
-                for name, of_all in (("best", self._best), ("last", state))
+                name: {key: value[place, ...].copy() for key, value in of_all.items()}
+                for name, of_all in zip(("best", "last"), states, strict=True)
             }
         gone = [self._members[k] for k in leaving]
         if gone:
@@ -238,4 +236,25 @@ class Group:
         for name in ("_rates", "_smoothing", "_scale", "_shift", "_train", "_val"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[members])
+        for courses in (self._factors, self._dropouts):
+            courses.keep(members)
         self._best = {name: value[members] for name, value in self._best.items()}
+
+
+class _Courses:
+    """Members' functions of progress; of those that are the same, one is called."""
+
+    def __init__(self, courses: Sequence[Course]) -> None:
+        different = dict(courses)
+        self._functions = list(different.values())
+        place = {name: k for k, name in enumerate(different)}
+        self._which = torch.tensor([place[name] for name, _ in courses])
+
+    def __call__(self, times: Sequence[float]) -> Tensor:
+        """Their values, [times, members]."""
+        values = [[function(t) for t in times] for function in self._functions]
+        return torch.tensor(values, dtype=torch.float64)[self._which].T
+
+    def keep(self, members: list[int]) -> None:
+        """Go on with these members alone."""
+        self._which = self._which[members]
