@@ -114,3 +114,31 @@ def test_batches_of_one_agree_within_rounding(hidden: list[int]) -> None:
     torch.testing.assert_close(loss, expected)
     for ours, theirs in zip(network.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("norm", [None, *NORMS])
+@pytest.mark.parametrize("hidden", [[9, 4], [256, 128]])
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_autocast(
+    hidden: list[int], norm: str | None
+) -> None:
+    """Against float64; bfloat16 has 8 bits. Weights, and their gradients, stay float32."""
+    torch.manual_seed(0)
+    network = MLP(300, 10, hidden=hidden, norm=norm)
+    cast, exact = copy.deepcopy(network), copy.deepcopy(network).double()
+    x, y = batch(300, 10, n=64)
+    mean_loss(exact(x.double()), y).backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        mean_loss(cast(x), y).backward()
+        loss, by_inputs = Gradient(network, loss_and_slope, dtype=torch.bfloat16).by_inputs(x, y)
+    assert loss == pytest.approx(float(mean_loss(exact(x.double()), y).detach()), rel=0.02)
+    assert by_inputs.dtype == torch.float32
+
+    def error(other: MLP) -> float:
+        pairs = zip(other.parameters(), exact.parameters(), strict=True)
+        true = torch.cat([p.grad.flatten() for p in exact.parameters()])
+        return float(
+            torch.cat([(a.grad - b.grad).flatten() for a, b in pairs]).norm() / true.norm()
+        )
+
+    assert all(p.grad.dtype == p.dtype == torch.float32 for p in network.parameters())
+    assert 1e-4 < error(network) < 1.5 * error(cast)

@@ -126,12 +126,13 @@ class Classifier(pl.LightningModule):
     def _differentiation(self) -> Gradient | Autograd:
         """What finds the gradients of a step's loss, of each half by itself if it has two."""
         share, trainer = 0.5 if self._adversarial else 1.0, self.trainer
-        plain = trainer.precision == "32-true" and trainer.world_size == 1
+        dtypes = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
+        plain = trainer.precision in dtypes and trainer.world_size == 1
         own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
         if plain and not (own_loss or self._l1 or self._l2) and Gradient.suits(self.network):
             assert isinstance(self.network, MLP)
             loss = partial(loss_and_slope, label_smoothing=self._label_smoothing, share=share)
-            return Gradient(self.network, loss)
+            return Gradient(self.network, loss, dtype=dtypes[str(trainer.precision)])
         # With several processes, Lightning has them agree on the gradient.
         backward = self.manual_backward if trainer.world_size > 1 else Tensor.backward
         return Autograd(lambda x, y: self.loss(x, y) * share, backward=backward)

@@ -27,6 +27,9 @@ class Gradient:
     For small networks autograd's bookkeeping takes as long as the arithmetic. Here each layer's
     derivative stands beside it, and a step is their kernels and nothing else. A kind of layer that
     has none here is differentiated by autograd, by itself. Batches of one may differ by rounding.
+
+    With `dtype` bfloat16, layers take and give such numbers; weights are rounded to them once a
+    step, and stay float32 themselves, as do the loss, the statistics of norms, and the gradients.
     """
 
     @staticmethod
@@ -44,33 +47,38 @@ class Gradient:
             and not torch.is_anomaly_enabled()
         )
 
-    def __init__(self, network: MLP, loss: Loss) -> None:
-        self._standardise, self._loss = network.standardise, loss
+    def __init__(self, network: MLP, loss: Loss, *, dtype: torch.dtype = torch.float32) -> None:
+        self._standardise, self._loss, self._dtype = network.standardise, loss, dtype
         self._layers = [_LAYERS.get(type(layer), _other)(layer) for layer in network.layers]
         learned = [any(True for _ in layer.parameters()) for layer in network.layers]
         self._first = learned.index(True)  # before it no gradient is of use but the inputs'
 
-    @torch.no_grad()
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of inputs [batch, inputs] and labels [batch]."""
         return self._through(x, y, self._first)[0]
 
-    @torch.no_grad()
     def by_inputs(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and its gradient by the inputs [batch, inputs]."""
         loss, gradient = self._through(x, y, -1)
         assert gradient is not None
-        return loss, gradient * self._standardise.scale
+        return loss, gradient.float() * self._standardise.scale
 
+    @torch.no_grad()
     def _through(self, x: Tensor, y: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
         """Forward, and back down to the layer `end`, whose inputs' gradient is of no use."""
-        x = self._standardise.forward(x)
+        if self._dtype != torch.float32:
+            with torch.autocast("cpu", enabled=False):  # it has been seen to here
+                return self._walk(x, y, end)
+        return self._walk(x, y, end)
+
+    def _walk(self, x: Tensor, y: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
+        x = self._standardise.forward(x).to(self._dtype)
         backs: list[Back | None] = []
         for layer in self._layers:
             x, back = layer(x)
             backs.append(back)
-        loss, gradient = self._loss(x, y)
-        return loss, walk_back(backs, gradient, end=end)
+        loss, gradient = self._loss(x.float(), y)
+        return loss, walk_back(backs, gradient.to(self._dtype), end=end)
 
 
 class Autograd:
@@ -121,6 +129,7 @@ def by_autograd(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
+    gradient = gradient.to(parameter.dtype)
     if parameter.grad is None:
         parameter.grad = gradient
     else:
@@ -132,12 +141,14 @@ def _linear(layer: nn.Module) -> Layer:
     multiply = product if is_large(weight) else _small_product
 
     def forward(x: Tensor) -> tuple[Tensor, Back]:
+        w, b = weight.to(x.dtype), bias.to(x.dtype)
+
         def back(g: Tensor, needed: bool) -> Tensor | None:
             _add(weight, multiply(g.T, x.T))
-            _add(bias, g.sum(0))
-            return multiply(g, weight.T) if needed else None
+            _add(bias, g.sum(0, dtype=bias.dtype))
+            return multiply(g, w.T) if needed else None
 
-        return multiply(x, weight, bias), back
+        return multiply(x, w, b), back
 
     return forward
 

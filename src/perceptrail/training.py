@@ -236,6 +236,13 @@ def use_device(trainer: DictConfig) -> None:
     if wanted == "auto" and present["cuda"]:
         name = torch.cuda.get_device_name()
         _say_once(f"On the GPU ({name}), the faster one here; trainer=cpu takes the processor")
+    on_processor = wanted == "cpu" or (wanted == "auto" and not present["gpu"])
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if on_processor and trainer.precision == "bf16-mixed" and not has_bfloat16:
+        _say_once(
+            "trainer.precision=bf16-mixed: this processor has no bfloat16 products (AVX512-BF16, "
+            "AMX); they are emulated, which is slower than 32-true"
+        )
     torch.set_float32_matmul_precision(trainer.matmul_precision)
 
 
