@@ -124,12 +124,13 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_autocast(
     """Against float64; bfloat16 has 8 bits. Weights, and their gradients, stay float32."""
     torch.manual_seed(0)
     network = MLP(300, 10, hidden=hidden, norm=norm)
+    gradient = Gradient(network, loss_and_slope, dtype=torch.bfloat16)
     cast, exact = copy.deepcopy(network), copy.deepcopy(network).double()
     x, y = batch(300, 10, n=64)
     mean_loss(exact(x.double()), y).backward()
     with torch.autocast("cpu", torch.bfloat16):
         mean_loss(cast(x), y).backward()
-        loss, by_inputs = Gradient(network, loss_and_slope, dtype=torch.bfloat16).by_inputs(x, y)
+        loss, by_inputs = gradient.by_inputs(x, y)
     assert loss == pytest.approx(float(mean_loss(exact(x.double()), y).detach()), rel=0.02)
     assert by_inputs.dtype == torch.float32
 
@@ -141,4 +142,5 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_autocast(
         )
 
     assert all(p.grad.dtype == p.dtype == torch.float32 for p in network.parameters())
-    assert 1e-4 < error(network) < 1.5 * error(cast)
+    assert error(network) < 1.2 * error(cast)
+    assert (error(network) > 1e-4) == (max(hidden) == 256), "small layers are left in float32"

@@ -28,8 +28,8 @@ class Gradient:
     derivative stands beside it, and a step is their kernels and nothing else. A kind of layer that
     has none here is differentiated by autograd, by itself. Batches of one may differ by rounding.
 
-    With `dtype` bfloat16, layers take and give such numbers; weights are rounded to them once a
-    step, and stay float32 themselves, as do the loss, the statistics of norms, and the gradients.
+    With `dtype` bfloat16, large layers multiply and give such numbers; weights are rounded to them
+    once a step. They stay float32 themselves, as do their gradients, small layers and the loss.
     """
 
     @staticmethod
@@ -49,7 +49,7 @@ class Gradient:
 
     def __init__(self, network: MLP, loss: Loss, *, dtype: torch.dtype = torch.float32) -> None:
         self._standardise, self._loss, self._dtype = network.standardise, loss, dtype
-        self._layers = [_LAYERS.get(type(layer), _other)(layer) for layer in network.layers]
+        self._layers = [_LAYERS.get(type(layer), _other)(layer, dtype) for layer in network.layers]
         learned = [any(True for _ in layer.parameters()) for layer in network.layers]
         self._first = learned.index(True)  # before it no gradient is of use but the inputs'
 
@@ -72,13 +72,13 @@ class Gradient:
         return self._walk(x, y, end)
 
     def _walk(self, x: Tensor, y: Tensor, end: int) -> tuple[Tensor, Tensor | None]:
-        x = self._standardise.forward(x).to(self._dtype)
+        x = self._standardise.forward(x)
         backs: list[Back | None] = []
         for layer in self._layers:
             x, back = layer(x)
             backs.append(back)
         loss, gradient = self._loss(x.float(), y)
-        return loss, walk_back(backs, gradient.to(self._dtype), end=end)
+        return loss, walk_back(backs, gradient.to(x.dtype), end=end)
 
 
 class Autograd:
@@ -136,19 +136,20 @@ def _add(parameter: Tensor, gradient: Tensor) -> None:
         parameter.grad += gradient
 
 
-def _linear(layer: nn.Module) -> Layer:
+def _linear(layer: nn.Module, dtype: torch.dtype) -> Layer:
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    multiply = product if is_large(weight) else _small_product
+    large = is_large(weight)
+    multiply, own = (product, dtype) if large else (_small_product, torch.float32)
 
     def forward(x: Tensor) -> tuple[Tensor, Back]:
-        w, b = weight.to(x.dtype), bias.to(x.dtype)
+        given, x, w = x.dtype, x.to(own), weight.to(own)
 
         def back(g: Tensor, needed: bool) -> Tensor | None:
             _add(weight, multiply(g.T, x.T))
             _add(bias, g.sum(0, dtype=bias.dtype))
-            return multiply(g, w.T) if needed else None
+            return multiply(g, w.T).to(given) if needed else None
 
-        return multiply(x, w, b), back
+        return multiply(x, w, bias.to(own)), back
 
     return forward
 
@@ -157,7 +158,7 @@ def _small_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.mm(a, b.T) if bias is None else torch.addmm(bias, a, b.T)
 
 
-def _batch_norm(layer: nn.Module) -> Layer:
+def _batch_norm(layer: nn.Module, dtype: torch.dtype) -> Layer:
     assert isinstance(layer, nn.BatchNorm1d)
     assert layer.num_batches_tracked is not None and layer.momentum is not None
     weight, bias, count = layer.weight, layer.bias, layer.num_batches_tracked
@@ -183,7 +184,7 @@ def _batch_norm(layer: nn.Module) -> Layer:
     return forward
 
 
-def _dropout(layer: nn.Module) -> Layer:
+def _dropout(layer: nn.Module, dtype: torch.dtype) -> Layer:
     assert isinstance(layer, Dropout)
 
     def forward(x: Tensor) -> tuple[Tensor, Back | None]:
@@ -195,11 +196,11 @@ def _dropout(layer: nn.Module) -> Layer:
     return forward
 
 
-def _noise(layer: nn.Module) -> Layer:
+def _noise(layer: nn.Module, dtype: torch.dtype) -> Layer:
     return lambda x: (layer(x), None)
 
 
-def _relu(layer: nn.Module) -> Layer:
+def _relu(layer: nn.Module, dtype: torch.dtype) -> Layer:
     def forward(x: Tensor) -> tuple[Tensor, Back]:
         y = x.relu_()  # what comes before needs its output no more
         return y, lambda g, needed: aten.threshold_backward(g, y, 0)
@@ -207,11 +208,11 @@ def _relu(layer: nn.Module) -> Layer:
     return forward
 
 
-def _other(layer: nn.Module) -> Layer:
+def _other(layer: nn.Module, dtype: torch.dtype) -> Layer:
     return partial(by_autograd, layer)
 
 
-_LAYERS: Mapping[type[nn.Module], Callable[[nn.Module], Layer]] = {
+_LAYERS: Mapping[type[nn.Module], Callable[[nn.Module, torch.dtype], Layer]] = {
     Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     Dropout: _dropout,
