@@ -190,13 +190,13 @@ _ABSENT = object()
 
 
 def validate(cfg: DictConfig) -> None:
-    """Check every value that has a rule, and that there is nothing beside what is known.
+    """Check every value that has a rule, and that no key beside them looks like one misspelt.
 
     Raises `UserError` for the first that breaks its rule, naming key, value and what is allowed.
     """
-    for name in map(str, cfg):
-        if name not in KEYS:
-            raise UserError(f"{name}: there is no such key{did_you_mean(name, KEYS)}")
+    for name in {*map(str, cfg)} - KEYS - _added():
+        if hint := did_you_mean(name, KEYS):
+            raise UserError(f"{name}: there is no such key{hint}; with a plus it is your own")
     ours = OmegaConf.select(cfg, "model._target_", throw_on_missing=False) is None
     for key, entry in RULES.items():
         if key in OF_MLP and not ours:
@@ -217,6 +217,12 @@ def validate(cfg: DictConfig) -> None:
             f"monitor.mode={mode}: must be max for an accuracy and min for a loss; "
             f"monitor.metric is {metric}"
         )
+
+
+def _added() -> set[str]:
+    """The keys that were given with a plus: the user's own, whatever they look like."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    return {key.lstrip("+").partition("=")[0].partition(".")[0] for key in given if key[0] == "+"}
 
 
 def _shown(value: Any) -> str:

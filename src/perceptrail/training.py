@@ -1,25 +1,21 @@
 """The one place where a run is wired together: data, network, training, records."""
 
-import logging
 import os
 import random
 import signal
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
-from torch.backends import mps
 
 from perceptrail import config, recorder, runs
 from perceptrail.build import USE, build, dataset, naming
@@ -42,23 +38,12 @@ from perceptrail.network import KEYS, Module, Network, make, prepare
 from perceptrail.passwords import masked
 from perceptrail.provenance import flat, origin
 from perceptrail.recorder import LateLog, RunLog
+from perceptrail.trainer import chunk, make_trainer
 
 if TYPE_CHECKING:
     from perceptrail.search.pruning import Pruning
 
 _origin = cache(origin)  # the code that runs is that of the start
-
-log = logging.getLogger(__name__)
-
-OWN = ("cuda_graphs", "matmul_precision")  # keys of the group `trainer` that are not Lightning's
-CHUNK = 64  # steps between two looks of Lightning and its callbacks
-
-# Noise about what is meant: a run directory with Hydra's files in it; a rename within PyTorch.
-warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
-warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-# Costs time and changes no result.
-torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def run(cfg: DictConfig) -> float | list[float]:
@@ -89,7 +74,7 @@ def run(cfg: DictConfig) -> float | list[float]:
     history = History()
     checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
     pruning = pruning_of(cfg)
-    trainer = _trainer(cfg, run_dir, [*_callbacks(cfg), *pruning, history, checkpoints])
+    trainer = make_trainer(cfg.trainer, run_dir, [*_callbacks(cfg), *pruning, history, checkpoints])
     last = run_dir / LAST
     fit = partial(trainer.fit, classifier, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
@@ -122,7 +107,7 @@ def assemble(cfg: DictConfig, found: Dataset) -> Parts:
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
     data = DataModule(
-        found, seed=cfg.seed, chunk=_chunk(cfg), **{key: cfg.data[key] for key in USE}
+        found, seed=cfg.seed, chunk=chunk(cfg.trainer), **{key: cfg.data[key] for key in USE}
     )
     data.setup("fit")
     network = _network(cfg, data)
@@ -187,12 +172,6 @@ def _interruptible(run_dir: Path) -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-def _chunk(cfg: DictConfig) -> int:
-    """How many batches to hand over at once: one where Lightning has to see, or count, each."""
-    counted = cfg.trainer.get("limit_train_batches", 1.0) != 1.0
-    return 1 if counted or cfg.trainer.devices != 1 else CHUNK
-
-
 def _optimizer(cfg: DictConfig, network: Network) -> tuple[Any, Any]:
     """What makes the optimizer, and the schedule; both tried, so that they work later."""
     make = build(cfg.optimizer, key="optimizer")
@@ -220,52 +199,6 @@ def pruning_of(cfg: DictConfig) -> "list[Pruning]":
     from perceptrail.search.pruning import Pruning
 
     return [Pruning(trial(cfg), monitor=cfg.monitor.metric)]
-
-
-def use_device(trainer: DictConfig) -> None:
-    """Prepare PyTorch for the device that `trainer.accelerator` says, and name a GPU taken by auto.
-
-    Raises `UserError` if this machine has not got it.
-    """
-    wanted = trainer.accelerator
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": mps.is_available()}
-    present |= {"auto": True, "gpu": present["cuda"] or present["mps"]}
-    if not present.get(wanted, True):
-        there = ", ".join(name for name, is_there in present.items() if is_there)
-        raise UserError(f"trainer.accelerator={wanted}: this machine has none; use {there}")
-    if wanted == "auto" and present["cuda"]:
-        name = torch.cuda.get_device_name()
-        _say_once(f"On the GPU ({name}), the faster one here; trainer=cpu takes the processor")
-    on_processor = wanted == "cpu" or (wanted == "auto" and not present["gpu"])
-    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    if on_processor and trainer.precision == "bf16-mixed" and not has_bfloat16:
-        _say_once(
-            "trainer.precision=bf16-mixed: this processor has no bfloat16 products (AVX512-BF16, "
-            "AMX); they are emulated, which is slower than 32-true"
-        )
-    torch.set_float32_matmul_precision(trainer.matmul_precision)
-
-
-@cache
-def _say_once(line: str) -> None:
-    log.info(line)
-
-
-def _trainer(cfg: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
-    use_device(cfg.trainer)
-    lightnings = {key: value for key, value in cfg.trainer.items() if key not in OWN}
-    trainer: pl.Trainer = build(
-        DictConfig(lightnings),
-        key="trainer",
-        callbacks=list(callbacks),
-        default_root_dir=run_dir,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-    )
-    return trainer
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.dataset import Dataset
 from perceptrail.fused.member import Member, Outcome
 from perceptrail.fused.sharing import fit
-from perceptrail.training import assemble, pruning_of, recorded, returned, use_device
+from perceptrail.trainer import use_device
+from perceptrail.training import assemble, pruning_of, recorded, returned
 
 log = logging.getLogger(__name__)
 
