@@ -30,6 +30,12 @@ SHARES = ([0, 0.0, 0.5, 0.999], [-0.1, 1, 1.0, *NO_NUMBERS], "in [0, 1)")
 POSITIVE = ([1e-9, 0.5, 3, 1e9], [0, 0.0, -1, *NO_NUMBERS], "above 0")
 NOT_NEGATIVE = ([0, 0.0, 0.5, 3], [-1e-9, -1, *NO_NUMBERS], "at least 0")
 FLAGS = ([True, False], [None, 0, 1, "true", "on"], "true or false")
+COLUMNS = (
+    [["a"], ["a", "b c"]],
+    [1, [1], [""], {"a": 1}],
+    "a list of columns, such as [width, height]",
+)
+FILES = (["a.csv", {"_target_": "a.b"}], [None, "", 1, ["a"], {"a": 1}], "a file, or {_target_:")
 TEXTS = (["a", "a/b c"], [None, "", 1, True, ["a"]], "a text")
 
 
@@ -99,6 +105,13 @@ VALUES = {
     ),
     "data.test_size": PARTS,
     "data.table": names("breast_cancer", "diabetes", "iris", "wine"),
+    "data.path": FILES,
+    "data.target": ([*COLUMNS[0], "price"], [None, "", 1, [], [1]], "a column, or a list"),
+    "data.features": or_null(COLUMNS),
+    "data.categorical": COLUMNS,
+    "data.test": ([*FILES[0], 0.2], [*FILES[1], 0.0, 1.0], "a share in (0, 1), or a file"),
+    "data.kind": or_null(names("classes", "numbers")),
+    "data.separator": TEXTS,
     "data.arms": integers(2),
     "data.turns": POSITIVE,
     "data.factor": POSITIVE,

@@ -1,5 +1,6 @@
 """Objects out of the configuration: the only caller of `hydra.utils.instantiate`."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from perceptrail.errors import UserError
 # Keys of the group `data` that say how the data are used; the others say which they are.
 USE = ("batch_size", "val_size", "train_size", "augment")
 
+# How Hydra says that it finds no target, and at which key below the node.
+_NO_TARGET = re.compile(r"Error locating target '(.*?)'(?:.*\nfull_key: (\S+))?")
+
 
 def build(node: DictConfig, *, key: str, **facts: Any) -> Any:
     """Make the object that a config node describes, with further arguments only the code knows.
@@ -27,6 +31,11 @@ def build(node: DictConfig, *, key: str, **facts: Any) -> Any:
         if isinstance(cause, UserError | OSError):
             raise cause from None
         reason = str(cause or error).strip().splitlines()[0]
+        if absent := _NO_TARGET.match(str(error)):
+            target, within = absent.groups()
+            where = ".".join(filter(None, [key, within, "_target_"]))
+            why = str(cause).splitlines()[1]
+            raise UserError(f"{where}={target}: cannot be imported ({why})") from error
         raise UserError(f"{key}: {reason}") from error
 
 

@@ -102,6 +102,18 @@ _NAMES = Rule(
     "a list of names of parts of the network, or patterns of them, such as [head, features.0.*]",
     lambda v: isinstance(v, ListConfig) and all(isinstance(name, str) for name in v),
 )
+_LIST = Rule(
+    "a list of columns, such as [width, height]",
+    lambda v: isinstance(v, ListConfig) and all(_TEXT.holds(name) for name in v),
+)
+_COLUMNS = Rule(
+    "a column, or a list of columns, such as [width, height]",
+    lambda v: _TEXT.holds(v) or (_LIST.holds(v) and len(v) > 0),
+)
+_FILE = Rule(
+    "a file, or {_target_: package.function} that returns what it would hold",
+    lambda v: _TEXT.holds(v) or (isinstance(v, DictConfig) and "_target_" in v),
+)
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 _STORE = Rule(
     "a database (sqlite:///path, postgresql://...) or the address of an MLflow server (http://...)",
@@ -142,6 +154,15 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "data.mirrors": _MIRRORS,
     "data.test_size": _PART,
     "data.table": _tables,
+    "data.path": _FILE,
+    "data.target": _COLUMNS,
+    "data.features": _LIST.or_null(),
+    "data.categorical": _LIST,
+    "data.test": Rule(
+        f"a share in (0, 1), or {_FILE.allowed}", lambda v: _PART.holds(v) or _FILE.holds(v)
+    ),
+    "data.kind": _one_of(["classes", "numbers"]).or_null(),
+    "data.separator": _TEXT,
     "data.arms": _integer(2),
     "data.turns": _above(0),
     "data.factor": _above(0),

@@ -1,5 +1,6 @@
 """What a data set is, of whatever kind, and how its examples are divided."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,23 @@ class Dataset:
     targets: tuple[str, ...] = ()
     by_column: bool = False
     columns: Any = None  # a data.table.Columns, where x comes from a table
+
+
+def of_arrays(
+    name: str,
+    train: Callable[[], Part],
+    test: Callable[[], Part],
+    *,
+    classes: tuple[str, ...] = (),
+    **facts: Any,
+) -> Dataset:
+    """A data set whose parts are at hand, with the digest of their bytes."""
+    digest = hashlib.sha256()
+    for array in (*train(), *test()):
+        digest.update(np.ascontiguousarray(array).data)
+    return Dataset(
+        name=name, classes=classes, digest=digest.hexdigest(), train=train, test=test, **facts
+    )
 
 
 def as_float(x: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """The data sets that `data=` names: a function each, whose arguments are its keys in the config."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from perceptrail.data import synthetic
-from perceptrail.data.dataset import Dataset, Part, split
+from perceptrail.data.dataset import Dataset, Part, of_arrays, split
 from perceptrail.data.idx import FILES, NAMES, md5_of, read
 from perceptrail.errors import UserError
 
@@ -58,7 +58,7 @@ def digits(*, test_size: float = 0.2) -> Dataset:
     x, y = load_digits(return_X_y=True)
     x, y = (x / 16).astype(np.float32), y.astype(np.int64)
     rest, held_out = split(y, held_out=round(test_size * len(y)), seed=0)
-    return _of_arrays(
+    return of_arrays(
         "digits",
         lambda: (x[rest], y[rest]),
         lambda: (x[held_out], y[held_out]),
@@ -83,7 +83,7 @@ def tabular(*, table: str, test_size: float = 0.2) -> Dataset:
     y = y.astype(np.int64)
     rest, held_out = split(y, held_out=round(test_size * len(y)), seed=0)
     x = ((x - x[rest].mean(0)) / x[rest].std(0)).astype(np.float32)
-    return _of_arrays(
+    return of_arrays(
         table,
         lambda: (x[rest], y[rest]),
         lambda: (x[held_out], y[held_out]),
@@ -168,7 +168,7 @@ def _drawn(
 ) -> Dataset:
     name = draw.func.__name__
     arguments = ", ".join(f"{key}={value}" for key, value in draw.keywords.items())
-    return _of_arrays(
+    return of_arrays(
         name,
         partial(draw, seed=(seed, 1)),
         partial(draw, seed=(seed, 2)),
@@ -177,12 +177,3 @@ def _drawn(
         source=f"{draw.func.__module__}.{name}({draw.args[0]}, {arguments}, seed={seed})",
         **options,
     )
-
-
-def _of_arrays(
-    name: str, train: Callable[[], Part], test: Callable[[], Part], **facts: Any
-) -> Dataset:
-    digest = hashlib.sha256()
-    for array in (*train(), *test()):
-        digest.update(array.tobytes())
-    return Dataset(name=name, digest=digest.hexdigest(), train=train, test=test, **facts)
