@@ -64,7 +64,7 @@ $(VENV)/.repro: pyproject.toml constraints.txt | $(VENV)/bin/uv
 	$(INSTALL) --python $(PYTHON) --editable '.[repro]'
 	@touch $@ $(VENV)/.run
 
-# Apart, because Lightning imports torchvision wherever it finds it, which costs a second a start.
+# Apart, because the peers are large, and nothing else needs them.
 $(VENV)-bench/.bench: pyproject.toml constraints.txt | $(VENV)/bin/uv
 	python3 -m venv $(VENV)-bench
 	$(INSTALL) --python $(VENV)-bench/bin/python --editable '.[bench]'

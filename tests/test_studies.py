@@ -289,7 +289,8 @@ def test_the_stage_of_a_study_depends_on_all_that_it_imports(study, pipeline, im
         for name, path in files.items()
         if not any(path == dep or path.startswith(f"{dep}/") for dep in deps)
     }
-    assert undeclared - {"perceptrail"} == set()  # whose __init__.py is a docstring
+    # What every import starts with, which changes no result.
+    assert undeclared - {"perceptrail", "perceptrail.lean"} == set()
 
 
 def imported(path, modules):
