@@ -53,5 +53,9 @@ def naming(key: str) -> Iterator[None]:
 def dataset(cfg: DictConfig) -> Dataset:
     """The data set that the group `data` names, fetched if need be."""
     which = DictConfig({k: v for k, v in cfg.data.items() if k not in USE})
-    made: Dataset = build(which, key="data")
-    return made
+    made = build(which, key="data")
+    if isinstance(made, Dataset):
+        return made
+    from perceptrail.data.arrays import of_result
+
+    return of_result(made, target=which["_target_"])

@@ -131,6 +131,9 @@ OF_MLP: Mapping[str, Rule | Callable[[], Rule]] = {
     "model.norm": _one_of(["batch", "layer"]).or_null(),
 }
 
+# What every data set has; the rest may mean something else to a function of one's own.
+OF_ALL_DATA = ("data._target_", "data.val_size", "data.train_size", "data.batch_size")
+
 RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "seed": _integer(0, 2**32 - 1),
     "figures": _FLAG,
@@ -144,6 +147,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "distillation.weight": Rule("a number in [0, 1]", lambda v: _is_number(v) and 0 <= v <= 1),
     "regularization.gradient_clip": _above(0).or_null(),
     "regularization.max_norm": _above(0).or_null(),
+    "data.name": _TEXT,
     "data.dir": _TEXT,
     "data.val_size": _VAL_SIZE,
     "data.train_size": _integer(1).or_null(),
@@ -163,6 +167,11 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     ),
     "data.kind": _one_of(["classes", "numbers"]).or_null(),
     "data.separator": _TEXT,
+    "data.size": _integer(1).or_null(),
+    "data.mode": _one_of(["colour", "grey"]),
+    "data.download": _FLAG,
+    "data.y": _TEXT.or_null(),
+    "data._target_": _TEXT,
     "data.arms": _integer(2),
     "data.turns": _above(0),
     "data.factor": _above(0),
@@ -218,9 +227,8 @@ def validate(cfg: DictConfig) -> None:
     for name in {*map(str, cfg)} - KEYS - _added():
         if hint := did_you_mean(name, KEYS):
             raise UserError(f"{name}: there is no such key{hint}; with a plus it is your own")
-    ours = OmegaConf.select(cfg, "model._target_", throw_on_missing=False) is None
     for key, entry in RULES.items():
-        if key in OF_MLP and not ours:
+        if _is_ones_own(cfg, key):
             continue
         try:
             value = OmegaConf.select(cfg, key, default=_ABSENT, throw_on_missing=True)
@@ -238,6 +246,16 @@ def validate(cfg: DictConfig) -> None:
             f"monitor.mode={mode}: must be max for an accuracy and min for a loss; "
             f"monitor.metric is {metric}"
         )
+
+
+def _is_ones_own(cfg: DictConfig, key: str) -> bool:
+    """Whether a key is an argument of a module or function of one's own, where it may mean more."""
+    if key in OF_MLP:
+        return OmegaConf.select(cfg, "model._target_", throw_on_missing=False) is not None
+    if not key.startswith("data.") or key in OF_ALL_DATA:
+        return False
+    target = OmegaConf.select(cfg, "data._target_", throw_on_missing=False)
+    return isinstance(target, str) and not target.startswith("perceptrail.")
 
 
 def _added() -> set[str]:
