@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from scipy.ndimage import gaussian_filter
+from torchvision.transforms import v2
 
-from perceptrail.data.augment import Augment, coordinates, smooth_fields, warp
+from perceptrail.build import use
+from perceptrail.data.augment import Augment, Transforms, coordinates, smooth_fields, warp
 from perceptrail.errors import UserError
 
 CPU = torch.device("cpu")
@@ -159,3 +162,43 @@ def test_an_elastic_field_moves_pixels_by_the_size_that_was_asked_for():
 def test_a_value_out_of_range_is_named(key, value):
     with pytest.raises(UserError, match=rf"data\.augment\.{key}={value}: must be "):
         Augment((28, 28), **{key: value})
+
+
+def test_the_colours_of_an_image_are_deformed_alike():
+    grey = torch.rand(4, 28 * 28)
+    augment = Augment((28, 28), **ALL)
+    torch.manual_seed(0)
+    once = augment(grey)
+    torch.manual_seed(0)
+    assert torch.equal(augment(grey.repeat(1, 3)), once.repeat(1, 3))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (3, 6, 5)], ids=["grey", "colour"])
+def test_transforms_of_torchvision_see_images_one_after_the_other(shape):
+    x = torch.rand(4, int(np.prod(shape)))
+    augment = Transforms(shape, [v2.RandomHorizontalFlip(1.0), v2.RandomVerticalFlip(1.0)])
+    expected = x.view(4, *shape).flip(-1, -2).flatten(1)
+    assert torch.equal(augment(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("transform", "said"),
+    [
+        (v2.RandomCrop(4), r"data\.augment\[0\]: must return images \[2, 1, 6, 5\] as it is given"),
+        (v2.MixUp(num_classes=3), r"data\.augment\[0\]: cannot be used on images \(ValueError: "),
+    ],
+    ids=["another size", "wants labels"],
+)
+def test_transforms_that_do_not_suit_are_named(transform, said):
+    with pytest.raises(UserError, match=said):
+        Transforms((6, 5), [transform])
+
+
+def test_transforms_are_made_of_the_configuration():
+    flip = {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip", "p": 1.0}
+    data = {"batch_size": 1, "val_size": 1, "train_size": None, "augment": [flip]}
+    (made,) = use(OmegaConf.create({"data": data}))["augment"]
+    assert (type(made), made.p) == (v2.RandomHorizontalFlip, 1.0)
+    flip["_target_"] = "torchvision.transforms.v2.RandomFlip"
+    with pytest.raises(UserError, match=r"data\.augment\[0\]\._target_=.*: cannot be imported"):
+        use(OmegaConf.create({"data": data}))

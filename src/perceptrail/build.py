@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from perceptrail.data.dataset import Dataset
 from perceptrail.errors import UserError
@@ -33,7 +33,8 @@ def build(node: DictConfig, *, key: str, **facts: Any) -> Any:
         reason = str(cause or error).strip().splitlines()[0]
         if absent := _NO_TARGET.match(str(error)):
             target, within = absent.groups()
-            where = ".".join(filter(None, [key, within, "_target_"]))
+            below = (within or "").removeprefix(key).strip(".")  # from the root, if it has one
+            where = ".".join(filter(None, [key, below, "_target_"]))
             why = str(cause).splitlines()[1]
             raise UserError(f"{where}={target}: cannot be imported ({why})") from error
         raise UserError(f"{key}: {reason}") from error
@@ -59,3 +60,14 @@ def dataset(cfg: DictConfig) -> Dataset:
     from perceptrail.data.arrays import of_result
 
     return of_result(made, target=which["_target_"])
+
+
+def use(cfg: DictConfig) -> dict[str, Any]:
+    """How the data are used, as `DataModule` takes it: transforms that augment them are made."""
+    chosen = {key: cfg.data[key] for key in USE}
+    if isinstance(chosen["augment"], ListConfig):
+        chosen["augment"] = [
+            build(DictConfig(OmegaConf.to_container(node, resolve=True)), key=f"data.augment[{k}]")
+            for k, node in enumerate(chosen["augment"])
+        ]
+    return chosen

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from perceptrail import config, recorder, runs
-from perceptrail.build import USE, build, dataset, naming
+from perceptrail.build import build, dataset, naming, use
 from perceptrail.callbacks import (
     LAST,
     Checkpoints,
@@ -106,9 +106,7 @@ def assemble(cfg: DictConfig, found: Dataset) -> Parts:
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
-    data = DataModule(
-        found, seed=cfg.seed, chunk=chunk(cfg.trainer), **{key: cfg.data[key] for key in USE}
-    )
+    data = DataModule(found, seed=cfg.seed, chunk=chunk(cfg.trainer), **use(cfg))
     data.setup("fit")
     network = _network(cfg, data)
     last = (data.n_train - 1) % data.batch_size + 1

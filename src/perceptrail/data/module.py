@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, final
 
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceptrail.data.augment import Augment
+from perceptrail.data.augment import Augment, Transforms
 from perceptrail.data.dataset import Dataset, split
 from perceptrail.data.mapped import Mapped
 from perceptrail.errors import UserError, did_you_mean
@@ -114,8 +114,9 @@ class DataModule(pl.LightningDataModule):
     `std` are those of all values of the training data, or lists of those of each of its columns if
     the data set is `by_column`. The test part is not here. `val_size` is a number of
     examples, or a share of them in (0, 1); `train_size` how many of the rest are used, where that
-    is not all; `augment` holds the arguments of `Augment`, for training batches alone. With
-    `chunk`, training batches come as `Chunks` of so many, for a module that loops over them itself.
+    is not all; `augment` holds the arguments of `Augment`, or is a list for `Transforms`, for
+    training batches alone. With `chunk`, training batches come as `Chunks` of so many, for a module
+    that loops over them itself.
 
     Raises `UserError` for a size that the data do not allow, or an unusable `augment`.
     """
@@ -132,7 +133,7 @@ class DataModule(pl.LightningDataModule):
         val_size: float,
         seed: int,
         train_size: int | None = None,
-        augment: Mapping[str, float] | None = None,
+        augment: Mapping[str, float] | Sequence[Callable[[Tensor], Tensor]] | None = None,
         chunk: int | None = None,
     ) -> None:
         super().__init__()
@@ -307,12 +308,16 @@ def _rounded(value: Tensor | np.float32) -> float:
     return float(f"{float(value):.6g}")
 
 
-def _augment(shape: tuple[int, ...], options: Mapping[str, Any]) -> Augment:
-    if len(shape) != 2:
-        raise UserError(f"data.augment={dict(options)}: must be null for data that are not images")
+def _augment(
+    shape: tuple[int, ...], options: Mapping[str, Any] | Sequence[Any]
+) -> Augment | Transforms:
+    if len(shape) < 2:
+        raise UserError(f"data.augment={options}: must be null for data that are not images")
+    if not isinstance(options, Mapping):
+        return Transforms(shape, options)
     keys = [field.name for field in dataclasses.fields(Augment) if field.kw_only]
     for key in options:
         if key not in keys:
             hint = did_you_mean(key, keys)
             raise UserError(f"data.augment.{key}: must be one of {', '.join(keys)}{hint}")
-    return Augment((shape[0], shape[1]), **options)
+    return Augment((shape[-2], shape[-1]), **options)
