@@ -55,6 +55,14 @@ def test_a_test_part_may_be_in_the_file_or_in_another(tmp_path):
     assert np.array_equal(both.test()[0], X[40:])
 
 
+def test_an_npy_stays_in_its_file_where_the_test_part_has_one_too(tmp_path):
+    other = save(tmp_path / "test.npz", X, Y)["path"]
+    x, _ = arrays(**save(tmp_path / "x.npy", X, Y), test=other).train()
+    assert isinstance(x, np.memmap)
+    assert x._mmap is not None
+    assert np.array_equal(x, X)
+
+
 @pytest.mark.parametrize(
     ("x", "shape"),
     [(COLOUR, (3, 6, 5)), (COLOUR[..., 0], (6, 5)), (COLOUR[..., :1], (6, 5))],

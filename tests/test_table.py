@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from running import run
+from running import Command, run
 
 from perceptrail import build
 from perceptrail.data.module import DataModule
 from perceptrail.data.table import Columns, read, table
 from perceptrail.errors import UserError
+from perceptrail.network import load
 
 TRAIN = """age,colour,height,bought
 31,red,1.5,yes
@@ -181,5 +182,16 @@ def test_a_csv_is_trained_on_and_tested_by_command(tmp_path, files):
         cwd=tmp_path,
     )
     assert "missing values: age 1" in trained.output
+    _, facts = load(tmp_path / "run" / "model")
+    assert Columns(**facts["columns"]).facts() == table(target="bought", **files).columns.facts()
     tested = run("evaluate.py", "run=run", "tracking=none", cwd=tmp_path)
     assert "(2 examples of train)" in tested.output
+
+
+def test_targets_that_are_numbers_are_refused_where_classes_are_learned(tmp_path):
+    FRAME.assign(y=[0.5, 1, 2, 3]).to_csv(tmp_path / "a.csv", index=False)
+    refused = Command(
+        "train.py", "data=table", "data.path=a.csv", "data.target=y", "tracking=none", cwd=tmp_path
+    )
+    assert refused.wait().code == 1
+    assert "data: the targets of a (y) are numbers, and must be classes" in refused.output

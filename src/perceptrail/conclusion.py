@@ -81,7 +81,9 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     best_epoch, step = int(best["epoch"]) + 1, int(rows[-1]["step"])
     x, y = (part.cpu().numpy() for part in data.val)
     judgement = judge(network, x, y)
-    network.save(run_dir / runs.MODEL, classes=data.classes, shape=data.shape)
+    columns = data.dataset.columns
+    table = {"columns": columns.facts()} if columns else {}
+    network.save(run_dir / runs.MODEL, classes=data.classes, shape=data.shape, **table)
     model = str(run_dir / runs.MODEL)
     code = sources(network)
     log.post("log_model", model, classes=list(data.classes), inputs=data.inputs, code=code)

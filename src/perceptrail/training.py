@@ -103,6 +103,11 @@ class Parts(NamedTuple):
 
 def assemble(cfg: DictConfig, found: Dataset) -> Parts:
     """The parts that `cfg` describes, for a data set; the seed alone decides on their numbers."""
+    if not found.classes:
+        raise UserError(
+            f"data: the targets of {found.name} ({', '.join(found.targets)}) are numbers, and must "
+            "be classes; data.kind=classes takes each number for one"
+        )
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
