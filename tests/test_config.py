@@ -111,7 +111,7 @@ VALUES = {
     "data.categorical": COLUMNS,
     "data.test": ([*FILES[0], 0.2], [*FILES[1], 0.0, 1.0], "a share in (0, 1), or a file"),
     "data.kind": or_null(names("classes", "numbers")),
-    "data.separator": TEXTS,
+    "data.separator": or_null(TEXTS),
     "data.name": TEXTS,
     "data.size": or_null(integers(1)),
     "data.mode": names("colour", "grey"),

@@ -60,15 +60,25 @@ def test_columns_are_stored_as_json_and_read_a_table_without_a_target(files):
     assert np.array_equal(again.rows(frame), columns.rows(frame))
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".tsv", ".parquet"])
-def test_every_format_gives_the_same(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "separator"),
+    [
+        (".csv", ","),
+        (".csv", ";"),
+        (".csv", "\t"),
+        (".csv.gz", ";"),
+        (".tsv", "\t"),
+        (".parquet", ""),
+    ],
+)
+def test_every_format_gives_the_same(tmp_path, suffix, separator):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame(rng.normal(size=(50, 3)), columns=list("abc")).astype({"c": "float32"})
     path = tmp_path / f"numbers{suffix}"
     if suffix == ".parquet":
         frame.to_parquet(path)
     else:
-        frame.to_csv(path, index=False, sep="\t" if suffix == ".tsv" else ",")
+        frame.to_csv(path, index=False, sep=separator)
     one, other = table(path=str(path), target="c"), table(path=frame, target="c")
     assert one.digest == other.digest
     for a, b in zip((*one.train(), *one.test()), (*other.train(), *other.test()), strict=True):

@@ -166,7 +166,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
         f"a share in (0, 1), or {_FILE.allowed}", lambda v: _PART.holds(v) or _FILE.holds(v)
     ),
     "data.kind": _one_of(["classes", "numbers"]).or_null(),
-    "data.separator": _TEXT,
+    "data.separator": _TEXT.or_null(),
     "data.size": _integer(1).or_null(),
     "data.mode": _one_of(["colour", "grey"]),
     "data.download": _FLAG,

@@ -1,5 +1,6 @@
 """Tables of one's own: CSV, Parquet or a pandas data frame, made rows of numbers."""
 
+import gzip
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FEW = 20  # so many whole numbers, as a target, are classes
+SEPARATORS = ",;\t"
 TEXTS = 100  # so many texts of a column become values 0 and 1
 
 
@@ -125,19 +127,22 @@ def check_columns(frame: "pd.DataFrame", names: Sequence[str], *, said: str) -> 
             )
 
 
-def read(path: "str | Path | pd.DataFrame", *, key: str, separator: str = ",") -> "pd.DataFrame":
+def read(
+    path: "str | Path | pd.DataFrame", *, key: str, separator: str | None = None
+) -> "pd.DataFrame":
     """The table in a CSV (`.csv`, `.tsv`, or either as `.gz`) or Parquet file; a frame is one.
 
-    Empty fields, and those of the marks that pandas knows or `?`, are missing values. Raises
-    `UserError` if there is no such file, or it cannot be read.
+    A CSV's fields stand apart by the `separator`, else by the one of comma, semicolon and tab that
+    its first line has most of. Empty fields, and those with a mark that pandas knows or `?`, are
+    missing values. Raises `UserError` if there is no such file, or it cannot be read.
     """
     import pandas as pd  # a second
 
     if isinstance(path, pd.DataFrame):
         return path
     readers: Mapping[str, Callable[..., pd.DataFrame]] = {
-        ".csv": partial(pd.read_csv, sep=separator, na_values="?"),
-        ".tsv": partial(pd.read_csv, sep="\t", na_values="?"),
+        ".csv": partial(_read_csv, separator=separator),
+        ".tsv": partial(_read_csv, separator="\t"),
         ".parquet": pd.read_parquet,
     }
     if not isinstance(path, str | Path):
@@ -155,6 +160,20 @@ def read(path: "str | Path | pd.DataFrame", *, key: str, separator: str = ",") -
         raise UserError(f"{key}={path}: cannot be read ({line})") from error
 
 
+def _read_csv(file: Path, *, separator: str | None) -> "pd.DataFrame":
+    import pandas as pd
+
+    if separator is None:
+        with (
+            gzip.open(file, "rt", encoding="utf-8")
+            if file.suffix.lower() == ".gz"
+            else file.open(encoding="utf-8") as lines
+        ):
+            first = lines.readline()
+        separator = max(SEPARATORS, key=first.count)
+    return pd.read_csv(file, sep=separator, na_values="?")
+
+
 def table(
     *,
     path: "str | pd.DataFrame",
@@ -163,7 +182,7 @@ def table(
     categorical: Sequence[str] = (),
     test: "float | str | pd.DataFrame" = 0.2,
     kind: str | None = None,
-    separator: str = ",",
+    separator: str | None = None,
 ) -> Dataset:
     """A table of one's own, its columns to be standardised by themselves.
 
