@@ -84,8 +84,7 @@ CONDITIONAL = {"values": "range(0, 1)", "when": {"a": 3}}
 @pytest.mark.parametrize(
     ("params", "named"),
     [
-        ({}, "nothing to search"),
-        ({"x": 5}, "nothing to search"),
+        ({"x": {"type": "real", "low": 0, "high": 1}}, "search_space.x"),
         ({"x": "interval(1, 0)"}, "x=interval(1, 0)"),
         ({"x": "range(3, 1)"}, "x=range(3, 1)"),
         ({"x": "range(1, 3, 0)"}, "x=range(1, 3, 0)"),

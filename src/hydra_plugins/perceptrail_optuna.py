@@ -14,43 +14,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from perceptrail.search.options import PRUNERS, SAMPLERS
 from perceptrail.search.settings import Settings
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 OFFICIAL = "hydra_plugins.hydra_optuna_sweeper"
-
-_OPTUNA = "optuna.samplers"
-SAMPLERS: dict[str, dict[str, Any]] = {
-    "tpe": {"_target_": f"{_OPTUNA}.TPESampler", "multivariate": True, "group": True},
-    "gp": {"_target_": f"{_OPTUNA}.GPSampler", "warn_independent_sampling": False},
-    "cmaes": {"_target_": f"{_OPTUNA}.CmaEsSampler", "warn_independent_sampling": False},
-    "qmc": {
-        "_target_": f"{_OPTUNA}.QMCSampler",
-        "scramble": True,
-        "warn_independent_sampling": False,
-    },
-    "random": {"_target_": f"{_OPTUNA}.RandomSampler"},
-    "grid": {"_target_": "perceptrail.search.sampling.Exhaustive"},
-    "brute_force": {"_target_": "perceptrail.search.sampling.Exhaustive", "shuffle": True},
-    "nsgaii": {"_target_": f"{_OPTUNA}.NSGAIISampler", "population_size": 20},
-    "nsgaiii": {"_target_": f"{_OPTUNA}.NSGAIIISampler", "population_size": 20},
-}
-
-_OPTUNA = "optuna.pruners"
-_MEDIAN = {"_target_": f"{_OPTUNA}.MedianPruner", "n_startup_trials": 5, "n_warmup_steps": 1}
-PRUNERS: dict[str, dict[str, Any]] = {
-    "none": {"_target_": f"{_OPTUNA}.NopPruner"},
-    "median": _MEDIAN,
-    "percentile": {"_target_": f"{_OPTUNA}.PercentilePruner", "percentile": 25.0},
-    "successive_halving": {  # looks after 3, 7 and 19 epochs, and lets a third go on
-        "_target_": f"{_OPTUNA}.SuccessiveHalvingPruner",
-        "min_resource": 2,
-        "reduction_factor": 3,
-    },
-    "hyperband": {"_target_": f"{_OPTUNA}.HyperbandPruner"},
-    "wilcoxon": {"_target_": f"{_OPTUNA}.WilcoxonPruner"},
-    "patient": {"_target_": f"{_OPTUNA}.PatientPruner", "wrapped_pruner": _MEDIAN, "patience": 2},
-}
 
 
 class OptunaSweeper(Sweeper):
@@ -103,8 +71,13 @@ class Registration(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Register; the search path stays as it is."""
-        store = ConfigStore.instance()
-        store.store(group="hydra/sweeper", name="optuna", node=Settings, provider="perceptrail")
+        # The name by which a configuration written for the official plugin asks for its sweeper.
+        classes = Plugins.instance().class_name_to_class
+        classes.setdefault(f"{OFFICIAL}.optuna_sweeper.OptunaSweeper", OptunaSweeper)
+        store, settings = ConfigStore.instance(), OmegaConf.structured(Settings)
+        for name in ("params", "search_space"):
+            OmegaConf.set_struct(settings[name], False)  # any key is new there
+        store.store(group="hydra/sweeper", name="optuna", node=settings, provider="perceptrail")
         for kind, options in {"sampler": SAMPLERS, "pruner": PRUNERS}.items():
             group = f"hydra/sweeper/{kind}"
             for name, node in options.items():

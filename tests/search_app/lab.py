@@ -29,19 +29,21 @@ def search(
 ) -> Study:
     """Search in this process, results in `folder`, and open the study."""
     before = HydraConfig.instance().cfg
-    with initialize_config_dir(str(HERE / "conf"), version_base="1.3", job_name="app"):
-        GlobalHydra.instance().hydra.multirun(
-            config_name="config",
-            task_function=task,
-            overrides=[
-                "hydra/sweeper=optuna",
-                f"hydra/sweeper/sampler={sampler}",
-                f"hydra.sweep.dir={folder}",
-                "hydra.sweeper.figures=false",
-                *overrides,
-            ],
-        )
-    HydraConfig.instance().cfg = before
+    try:
+        with initialize_config_dir(str(HERE / "conf"), version_base="1.3", job_name="app"):
+            GlobalHydra.instance().hydra.multirun(
+                config_name="config",
+                task_function=task,
+                overrides=[
+                    "hydra/sweeper=optuna",
+                    f"hydra/sweeper/sampler={sampler}",
+                    f"hydra.sweep.dir={folder}",
+                    "hydra.sweeper.figures=false",
+                    *overrides,
+                ],
+            )
+    finally:
+        HydraConfig.instance().cfg = before
     return opened(folder)
 
 

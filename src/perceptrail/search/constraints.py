@@ -9,6 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig
@@ -22,7 +23,7 @@ FUNCTIONS = {f.__name__: f for f in (abs, all, any, len, max, min, round, sum)}
 
 def condition(text: str) -> Callable[[DictConfig], bool]:
     """What tells whether a configuration meets a constraint. Raises UserError if nothing can."""
-    if re.fullmatch(r"\w+(\.\w+)+", text):
+    if _is_name(text):
         return imported("hydra.sweeper.constraints", text)
     try:
         code = compile(text, "constraint", "eval")
@@ -71,13 +72,30 @@ def violation(text: str) -> Callable[[Mapping[str, float]], float]:
     return excess
 
 
+def _is_name(text: str) -> bool:
+    """Whether a constraint is the full name of a function; a module's may have hyphens."""
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)+", text):
+        return False
+    return "-" not in text or find_spec(text.partition(".")[0]) is not None
+
+
 def imported(key: str, name: str) -> Callable[..., Any]:
-    """The function of a full name. Raises UserError, naming the key, if there is none."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        function = getattr(import_module(module), attribute, None)
-    except ImportError as error:
-        raise UserError(f"{key}={name}: {error}") from error
-    if not callable(function):
+    """The function, or method of a class, of a full name.
+
+    Raises UserError, naming the key, if there is none.
+    """
+    module, *attributes = name.rpartition(".")[::2]
+    while True:
+        try:
+            found: Any = import_module(module)
+            break
+        except ImportError as error:
+            if not module.startswith(getattr(error, "name", None) or "?") or "." not in module:
+                raise UserError(f"{key}={name}: {error}") from error
+            module, outer = module.rpartition(".")[::2]
+            attributes.insert(0, outer)
+    for attribute in attributes:
+        found = getattr(found, attribute, None)
+    if not callable(found):
         raise UserError(f"{key}={name}: there is no such function in {module}")
-    return function  # type: ignore[no-any-return]
+    return found  # type: ignore[no-any-return]

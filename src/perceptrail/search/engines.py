@@ -34,6 +34,7 @@ class Outcome:
     reason: str = ""
     details: str = ""
     lost: bool = False
+    nan: bool = False  # failed because of a value that is not finite
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,13 @@ def judge(number: int, job: JobReturn, *, objectives: int) -> Outcome:
         return Outcome(number, TrialState.FAIL, reason=reason, details=details)
     values = tuple(returned) if isinstance(returned, list | tuple) else (returned,)
     try:
-        finite = len(values) == objectives and all(map(math.isfinite, values))
+        numbers = [math.isfinite(value) for value in values]
     except TypeError:
-        finite = False
-    if not finite:
+        numbers = []
+    if len(numbers) != objectives or not all(numbers):
         reason = f"it returned {returned}, where {objectives} finite number(s) were to come"
-        return Outcome(number, TrialState.FAIL, reason=reason)
+        nan = len(numbers) == objectives
+        return Outcome(number, TrialState.FAIL, reason=reason, nan=nan)
     return Outcome(number, TrialState.COMPLETE, values=tuple(map(float, values)))
 
 

@@ -34,7 +34,7 @@ def read_space(
 ) -> Space:
     """The space of `params` (YAML), in which `arguments` (command line) replace keys or add some.
 
-    Raises UserError, naming the key, if it is empty or contradicts itself. `loader` is needed for
+    Raises UserError, naming the key, if it contradicts itself. `loader` is needed for
     `glob(*)`, which stands for the options of a config group.
     """
     parser = OverridesParser.create(config_loader=loader)
@@ -42,11 +42,6 @@ def read_space(
     read += [_parsed(parser, argument) for argument in arguments]
     entries = {entry.name: entry for entry in read}
     searched = [entry for entry in entries.values() if entry.domain]
-    if not searched:
-        raise UserError(
-            "nothing to search: give at least one key a choice(...), range(...) or interval(...) "
-            "on the command line or in hydra.sweeper.params"
-        )
     for entry in searched:
         _check_conditions(entry, entries)
     return Space(entries, order=tuple(_ordered(searched)))
@@ -56,6 +51,8 @@ def _entry(parser: OverridesParser, key: str, spec: Any) -> Entry:
     if not isinstance(spec, Mapping):
         value = spec if isinstance(spec, str) else text(spec)
         return _parsed(parser, f"{key}={value}")
+    if "type" in spec:
+        return Entry(key, _typed(key, spec), source=text(dict(spec)))
     if not ({"values"} <= set(spec) <= {"values", "when"}) and not (
         {"each", "length"} <= set(spec) <= {"each", "length", "when"}
     ):
@@ -72,9 +69,27 @@ def _entry(parser: OverridesParser, key: str, spec: Any) -> Entry:
     return Entry(key, domain, when=when, source=text(dict(spec)))
 
 
+def _typed(key: str, spec: Mapping[str, Any]) -> Domain:
+    """An entry as hydra-optuna-sweeper 1.1 wrote it: {type, low, high, step, log}, or {choices}."""
+    kinds: dict[str, type] = {"int": int, "float": float}
+    absent: dict[str, Any] = {"low": None, "high": None, "step": None, "log": False, "choices": ()}
+    given = absent | dict(spec)
+    if spec["type"] == "categorical":
+        return Choice(tuple(given["choices"]))
+    to = kinds.get(spec["type"])
+    if to is None or None in (given["low"], given["high"]):
+        raise UserError(
+            f"hydra.sweeper.search_space.{key}={text(dict(spec))}: must have a type of int or "
+            "float with low and high, or categorical with choices"
+        )
+    step = given["step"] or (1 if to is int else None)
+    return Number(to(given["low"]), to(given["high"]), step and to(step), bool(given["log"]))
+
+
 def _parsed(parser: OverridesParser, line: str) -> Entry:
     try:
         override = parser.parse_override(line)
+        override.config_loader = parser.config_loader  # which globs ask for the options of a group
         key = override.get_key_element()
         if not override.is_sweep_override():
             return Entry(key, fixed=override.value(), source=line)

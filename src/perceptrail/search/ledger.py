@@ -9,7 +9,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,7 @@ from perceptrail.processes import identity, is_alive
 from perceptrail.search.domains import Values
 from perceptrail.search.sampling import FIXED, Exhausted, Proposer, suggest
 from perceptrail.search.settings import Settings
+from perceptrail.search.storage import exclusive
 
 OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED = (
     "owner",  # the process that runs the trial
@@ -43,9 +45,16 @@ class Ledger:
     """The trials of a study, as one of the processes that run them."""
 
     def __init__(
-        self, study: Study, proposer: Proposer, settings: Settings, *, starts: Sequence[Values]
+        self,
+        study: Study,
+        proposer: Proposer,
+        settings: Settings,
+        *,
+        starts: Sequence[Values],
+        address: str,
     ) -> None:
-        self.study, self._proposer = study, proposer
+        self.study, self._proposer, self._address = study, proposer, address
+        self.stopped = False  # by the sampler
         self._settings, self._starts = settings, starts
         self._owner = f"{socket.gethostname()}:{identity(os.getpid())}"
         self._stop = threading.Event()
@@ -69,6 +78,9 @@ class Ledger:
 
     def claim(self) -> Trial | None:
         """The next trial for this process, its parameters drawn; None when there is none left."""
+        return None if self.stopped else self._claim_waiting() or self._claim_new()
+
+    def _claim_new(self) -> Trial | None:
         trials = self.trials()
         if _spoken_for(trials) >= self.total:
             return None
@@ -87,22 +99,50 @@ class Ledger:
         number = storage.get_trial(trial_id).number
         if not self._wins(number, attrs):
             self.settle(number, TrialState.FAIL, attrs={WITHDRAWN: True})
-            return self.claim()
-        study = optuna.load_study(
-            study_name=self.study.study_name,
-            storage=storage,
-            sampler=self._proposer.sampler(self._place(number)),
-            pruner=self.study.pruner,
-        )
-        trial = Trial(study, trial_id)
+            return self._claim_new()
         try:
-            self._proposer.space.draw(partial(suggest, trial))
+            return self._drawn(number, trial_id)
         except Exhausted:
             self.settle(number, TrialState.FAIL, attrs={WITHDRAWN: True})
             return None
         except BaseException as error:
             self.fail(number, f"{type(error).__name__} while its parameters were drawn", lost=True)
             raise
+
+    def _claim_waiting(self) -> Trial | None:
+        """The first trial that somebody has queued in the study, if there is room for it."""
+        while waiting := [t for t in self.trials() if t.state == TrialState.WAITING]:
+            first, storage = waiting[0], self.study._storage
+            with exclusive(self._address, f"queue {self.study.study_name}"):
+                trials = [t for t in self.trials() if t.state != TrialState.WAITING]
+                if _spoken_for(trials) >= self.total:
+                    return None
+                if storage.get_trial(first._trial_id).state != TrialState.WAITING:
+                    continue  # another process was faster
+                storage.set_trial_user_attr(first._trial_id, OWNER, self._owner)
+                storage.set_trial_state_values(first._trial_id, TrialState.RUNNING)
+            try:
+                return self._drawn(first.number, first._trial_id)
+            except (ValueError, KeyError) as error:  # a value that the space has not got
+                self.fail(first.number, f"its queued parameters do not go: {error}")
+            except BaseException as error:
+                reason = f"{type(error).__name__} while its parameters were drawn"
+                self.fail(first.number, reason, lost=True)
+                raise
+        return None
+
+    def _drawn(self, number: int, trial_id: int) -> Trial:
+        """A trial of this process, once its parameters are drawn."""
+        study = optuna.load_study(
+            study_name=self.study.study_name,
+            storage=self.study._storage,
+            sampler=self._proposer.sampler(self._place(number)),
+            pruner=self.study.pruner,
+        )
+        trial = Trial(study, trial_id)
+        with stoppable(study):
+            self._proposer.space.draw(partial(suggest, trial))
+        self.stopped = self.stopped or study._stop_flag
         return trial
 
     def settle(
@@ -121,7 +161,9 @@ class Ledger:
                 storage.set_trial_user_attr(trial_id, key, value)
             for key, excess in (constraints or {}).items():  # as Trial.set_constraint does
                 storage.set_trial_system_attr(trial_id, f"{_CONSTRAINTS_KEY}:{key}", excess)
-            self.study.tell(number, values, state, skip_if_finished=True)
+            with stoppable(self.study):
+                self.study.tell(number, values, state, skip_if_finished=True)
+            self.stopped = self.stopped or self.study._stop_flag
         except UpdateFinishedTrialError:
             pass
 
@@ -195,6 +237,16 @@ class Ledger:
             return is_alive(process)
         beat: float = self.study.user_attrs.get(ALIVE + owner, 0.0)
         return time.time() - beat < DEAD_AFTER_S
+
+
+@contextmanager
+def stoppable(study: Study) -> Iterator[None]:
+    """Let `Study.stop` be called, which Optuna keeps for its own loop."""
+    study._stop_flag, study._thread_local.in_optimize_loop = False, True
+    try:
+        yield
+    finally:
+        study._thread_local.in_optimize_loop = False
 
 
 def _spoken_for(trials: Sequence[FrozenTrial]) -> int:

@@ -26,12 +26,14 @@ from perceptrail.search.plots import FOLDER, PAGE, Artist
 from perceptrail.search.results import (
     BEST,
     PARETO,
+    RESULTS,
     TRIALS,
     Standing,
     chosen,
     params,
     write_best,
     write_front,
+    write_results,
     write_trials,
 )
 from perceptrail.search.storage import KEY
@@ -257,5 +259,6 @@ class Report:
         if self._best not in ([], best):
             first, *others = standing.best
             write_best(self._dir / BEST, first, self._config, why=chosen(standing.best))
+            write_results(self._dir / RESULTS, standing.best)
             if others or (self._dir / PARETO).exists():
                 write_front(self._dir, standing.best, self._config)

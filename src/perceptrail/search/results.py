@@ -17,10 +17,12 @@ from optuna.study._constrained_optimization import _get_feasible_trials
 from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
 from optuna.trial import FrozenTrial, TrialState
 
+from perceptrail.search.domains import text
 from perceptrail.search.fronts import knee_first
 from perceptrail.search.ledger import BOOKKEEPING, COPIED
 
 TRIALS, BEST, PARETO = "trials.csv", "best.yaml", "pareto.csv"
+RESULTS = "optimization_results.yaml"  # what hydra-optuna-sweeper leaves
 KINDS = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 OVERRIDES = "overrides"  # the trial attribute that keeps them
 SEARCHES = "hparams_search"  # the config group of searches, which only say how to search
@@ -114,7 +116,8 @@ def write_best(path: Path, trial: FrozenTrial, config: DictConfig, *, why: str =
     """Write the trial's overrides as a configuration of its own, built upon that of the search."""
     parser, values = OverridesParser.create(), OmegaConf.create()
     defaults: list[Any] = [str(config.hydra.job.config_name)]
-    for line in trial.user_attrs[OVERRIDES]:
+    own = [f"{name}={text(value)}" for name, value in trial.params.items()]
+    for line in trial.user_attrs.get(OVERRIDES, own):  # which a trial of others has not got
         override = parser.parse_override(line)
         name, value = override.key_or_group, override.value()
         if name == SEARCHES:
@@ -131,6 +134,18 @@ def write_best(path: Path, trial: FrozenTrial, config: DictConfig, *, why: str =
     content = {"defaults": [*defaults, "_self_"], **plain}
     with _replacing(path) as file:
         file.write(header + yaml.safe_dump(content, sort_keys=False))
+
+
+def write_results(path: Path, best: Sequence[FrozenTrial]) -> None:
+    """Write the best as hydra-optuna-sweeper does, for what reads its file."""
+    content: dict[str, Any] = {"name": "optuna"}
+    if len(best[0].values) == 1:
+        content |= {"best_params": dict(best[0].params), "best_value": best[0].value}
+    else:
+        own = [{"params": dict(t.params), "values": list(t.values)} for t in best]
+        content["solutions"] = own
+    with _replacing(path) as file:
+        yaml.safe_dump(content, file, sort_keys=False)
 
 
 def write_front(folder: Path, front: Sequence[FrozenTrial], config: DictConfig) -> list[Path]:

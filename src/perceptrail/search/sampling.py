@@ -7,11 +7,12 @@ that was interrupted goes on as it would have, and parallel processes never draw
 import copy
 import random
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from optuna import Study, Trial
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, QMCSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,6 +23,7 @@ from perceptrail.search.space import Space
 from perceptrail.search.storage import build
 
 ATTEMPTS = 1000
+OPTUNAS = ("optuna.", "perceptrail.search.")  # samplers that find all they know in the storage
 FIXED = "fixed_params"  # where Optuna keeps the values that an enqueued trial shall have
 
 
@@ -58,10 +60,14 @@ class Proposer:
         sources: Sequence[FrozenTrial] = (),
     ) -> None:
         self.space, self.feasible = space, feasible
-        self._spec, self._seed = settings.sampler, settings.seed
+        own = settings.sampler.get("seed")
+        self._seed = settings.seed if own is None else own
+        self._spec = {key: value for key, value in settings.sampler.items() if key != "seed"}
         self._known: dict[str, Any] = {}  # CMA-ES, which asks for them, takes the best tenth
         if sum(t.state == TrialState.COMPLETE for t in sources) >= 10:
             self._known["source_trials"] = list(sources)
+        if not str(self._spec.get("_target_")).startswith("optuna."):
+            self._known["search_space"] = space.distributions()
         self.base = build(BaseSampler, self._spec, seed=self._seed, **self._known)
         self.points: list[Values] | None = None
         if isinstance(self.base, Exhaustive):
@@ -69,7 +75,12 @@ class Proposer:
             self.base.arrange(self.points)
 
     def sampler(self, place: int) -> BaseSampler:
-        """The sampler of the trial at a place, counted from 0."""
+        """The sampler of the trial at a place, counted from 0.
+
+        Others than Optuna's may learn from trial to trial in memory: of them there is one.
+        """
+        if not type(self.base).__module__.startswith(OPTUNAS):
+            return _Proposal(self.base, place, self)
         seed = int(np.random.SeedSequence((self._seed, place)).generate_state(1)[0])
         if isinstance(self.base, Exhaustive | QMCSampler):  # one sequence for the whole study
             given = {"seed": self._seed, "independent_sampler": RandomSampler(seed)}
@@ -114,11 +125,13 @@ class _Proposal(BaseSampler):
         known = self._inner.sample_relative(study, trial, inner_space)
         known |= trial.system_attrs.get(FIXED, {})
         drawn: Values = {}
+        trial = copy.copy(trial)
 
         def suggest(name: str, distribution: BaseDistribution) -> Any:
             if name not in known:
+                trial.params = dict(drawn)  # a tree of choices goes by what it has drawn so far
                 known[name] = self.sample_independent(study, trial, name, distribution)
-            drawn[name] = known[name]
+            drawn[name] = _exact(distribution, known[name])
             return drawn[name]
 
         self._proposer.space.draw(suggest)
@@ -131,11 +144,19 @@ class _Proposal(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw a parameter outside the space, too, which a hook asks for."""
+        """Draw a parameter outside the space, too, which a custom search space asks for."""
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         self._inner.before_trial(study, trial)
+
+
+def _exact(distribution: BaseDistribution, value: Any) -> Any:
+    """A value as it is written: multiples of a step in decimal, 3.5 and not 3.4999999999999996."""
+    if not isinstance(distribution, FloatDistribution) or distribution.step is None:
+        return value
+    low, step = Decimal(str(distribution.low)), Decimal(str(distribution.step))
+    return float(low + round((value - distribution.low) / distribution.step) * step)
 
 
 def suggest(trial: Trial, name: str, distribution: BaseDistribution) -> Any:

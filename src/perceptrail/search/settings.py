@@ -24,6 +24,7 @@ LEAST = {
     "timeout": 0,
     "patience": 1,
 }
+NAN = ("fail", "prune", "worst")
 
 
 @dataclass
@@ -37,10 +38,11 @@ class Settings:
 
     sampler: Any = MISSING
     pruner: Any = MISSING
-    # The study goes on where one of this name stopped, in the same storage.
-    study_name: str = "${hydra.job.name}"
-    # A journal file, or the URL of a database; null: study.journal in hydra.sweep.dir.
-    storage: str | None = None
+    # The study goes on where one of this name stopped, in the same storage; null: a new one.
+    study_name: str | None = "${hydra.job.name}"
+    # A journal file, the URL of a database, or a mapping with the _target_ of an Optuna storage;
+    # null: study.journal in hydra.sweep.dir.
+    storage: Any = None
     # minimize, maximize, or a list of them; null: what monitor.mode says, else minimize.
     direction: Any = None
     # Trials that the study shall have in all, over every time it is resumed.
@@ -52,6 +54,10 @@ class Settings:
     retries: int = 0
     # So many failed trials in a row end the search; null: none do.
     max_failures: int | None = 10
+    # The share of failed trials, of each n_jobs that end, above which the search ends; null: none.
+    max_failure_rate: float | None = None
+    # What a value that is not finite makes of its trial: fail, prune, or worst (the worst so far).
+    nan: str = "fail"
     # Seconds after which no further trial begins; those that run are waited for.
     timeout: float | None = None
     # So many trials without a better one end the search; null: they do not.
@@ -60,7 +66,11 @@ class Settings:
     # full names, or mappings with a _target_ such as optuna.terminator.TerminatorCallback.
     callbacks: list[Any] = field(default_factory=list)
     # What is searched: overrides of Hydra's sweep grammar and more, see perceptrail.search.grammar.
-    params: dict[str, Any] = field(default_factory=dict)
+    params: dict[str, Any] | None = field(default_factory=dict)
+    # The same as versions 1.1 to 1.3 of hydra-optuna-sweeper wrote it.
+    search_space: dict[str, Any] | None = field(default_factory=dict)
+    # Full name of a function (configuration, trial); what it suggests is an override each.
+    custom_search_space: str | None = None
     # Expressions such as sum(model.hidden) <= 512, or full names of functions of the configuration.
     constraints: list[str] = field(default_factory=list)
     # What a run must report to count as best, such as parameters <= 100_000 or val_acc >= 0.9.
@@ -69,8 +79,6 @@ class Settings:
     enqueue: list[Any] = field(default_factory=lambda: [{}])
     # Another study, address:study, whose trials are taken over with their values; not counted.
     warm_start: str | None = None
-    # Full name of a function (trial, values) that returns more overrides as {key: value}.
-    hook: str | None = None
     # Whether to draw, in figures/ of hydra.sweep.dir.
     figures: bool = True
 
@@ -80,7 +88,13 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise UserError(f"hydra.sweeper.{name}={value}: must be at least {low}")
-        if self.n_jobs > 1 and (self.storage or "").startswith("sqlite"):
+        rate = self.max_failure_rate
+        if rate is not None and not 0 <= rate <= 1:
+            raise UserError(f"hydra.sweeper.max_failure_rate={rate}: must be from 0 to 1, or null")
+        if self.nan not in NAN:
+            hint = did_you_mean(self.nan, NAN)
+            raise UserError(f"hydra.sweeper.nan={self.nan}: must be one of {', '.join(NAN)}{hint}")
+        if self.n_jobs > 1 and str(self.storage).startswith("sqlite"):
             raise UserError(
                 "hydra.sweeper.storage: SQLite is not safe for parallel trials; leave it null "
                 "(a journal file), or give a PostgreSQL URL"

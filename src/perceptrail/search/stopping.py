@@ -1,7 +1,6 @@
 """What ends a search before it has all its trials: its time, a plateau, a callback that asks."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -12,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from perceptrail.errors import UserError
 from perceptrail.search.constraints import imported
+from perceptrail.search.ledger import stoppable
 from perceptrail.search.results import Standing
 from perceptrail.search.settings import Settings
 
@@ -49,22 +49,12 @@ class Stopping:
         if not self._callbacks:
             return
         trial = study.get_trials(deepcopy=False)[number]
-        with _stoppable(study):
+        with stoppable(study):
             for callback in self._callbacks:
                 callback(study, trial)
                 if study._stop_flag:
                     name = getattr(callback, "__name__", type(callback).__name__)
                     self.reason = f"{name} has stopped the study ({KEY})"
-
-
-@contextmanager
-def _stoppable(study: Study) -> Iterator[None]:
-    """Let `Study.stop` be called, which is for callbacks alone."""
-    study._stop_flag, study._thread_local.in_optimize_loop = False, True
-    try:
-        yield
-    finally:
-        study._thread_local.in_optimize_loop = False
 
 
 def _callback(given: Any) -> Callback:

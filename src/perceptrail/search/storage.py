@@ -34,9 +34,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from perceptrail.errors import UserError, did_you_mean
 from perceptrail.passwords import masked
+from perceptrail.search.constraints import imported
+from perceptrail.search.options import REPLACED, is_default
 from perceptrail.search.settings import Direction, Settings
 
 PRUNER = "pruner"  # the study attribute by which a trial elsewhere finds its pruner
+HYDRAS = ("_target_", "_partial_", "_recursive_", "_convert_")  # keys that are no arguments
 KEY = "key"  # the study attribute that names it in MLflow
 
 
@@ -63,7 +66,10 @@ def open_storage(address: str) -> BaseStorage:
     Raises UserError if it cannot be opened.
     """
     try:
-        if "://" in address:
+        if address.startswith("{"):
+            made = _nested(BaseStorage, json.loads(address))
+            return made if isinstance(made, BaseStorage) else JournalStorage(made)
+        if is_database(address):
             with exclusive(address, "tables"):  # which only one of several processes can make
                 return RDBStorage(address)
         path = Path(address)
@@ -77,11 +83,21 @@ def open_storage(address: str) -> BaseStorage:
         ) from error
 
 
+def is_database(address: str) -> bool:
+    """Whether it is a database's URL; else it is a file, or a mapping as JSON."""
+    return "://" in address and not address.startswith("{")
+
+
+def is_shared(address: str) -> bool:
+    """Whether processes on other machines may use it as they like."""
+    return "://" in address or address.startswith("{")
+
+
 @contextmanager
 def exclusive(address: str, purpose: str) -> Iterator[None]:
     """Let one process at a time in here, of all that use the storage, on whatever machine."""
     digest = hashlib.sha256(purpose.encode()).digest()
-    if "://" in address and make_url(address).get_backend_name() == "postgresql":
+    if is_database(address) and make_url(address).get_backend_name() == "postgresql":
         engine = create_engine(address)
         with engine.connect() as connection:  # with whose end the lock ends
             key = int.from_bytes(digest[:8], signed=True)
@@ -92,7 +108,7 @@ def exclusive(address: str, purpose: str) -> Iterator[None]:
     beside = Path(f"{address}.{digest.hex()[:8]}.lock")
     # For another kind of database, which no other machine should use.
     apart = Path(gettempdir()) / f"perceptrail-{digest.hex()}.lock"
-    with FileLock(apart if "://" in address else beside):
+    with FileLock(apart if is_shared(address) else beside):
         yield
 
 
@@ -110,28 +126,54 @@ def build(kind: type, spec: Mapping[str, Any], **given: Any) -> Any:
     is not of the kind, or an argument that it does not take.
     """
     name = kind.__name__.removeprefix("Base").lower()
-    settings = {key: value for key, value in spec.items() if key != "_target_"}
+    settings = {key: value for key, value in spec.items() if key not in HYDRAS}
     try:
         made = resolve_name(str(spec.get("_target_")))
     except (ImportError, AttributeError, ValueError):
         made = None
+    if instead := REPLACED.get(str(spec.get("_target_"))):
+        raise UserError(f"hydra.sweeper.{name}._target_={spec['_target_']}: {instead}")
     if not (inspect.isclass(made) and issubclass(made, kind)):
         raise UserError(
             f"hydra.sweeper.{name}._target_={spec.get('_target_')}: there is no such {name}; "
             f"give an option of hydra/sweeper/{name}, or the full name of a class"
         )
     accepted = inspect.signature(made).parameters
-    for key, value in settings.items():
-        if key not in accepted:
-            hint = did_you_mean(key, accepted)
-            raise UserError(f"hydra.sweeper.{name}.{key}: {made.__name__} does not take it{hint}")
-        if isinstance(value, Mapping) and "_target_" in value:
-            settings[key] = build(kind, value, **given)
+    takes_all = any(p.kind == p.VAR_KEYWORD for p in accepted.values())
+    for key, value in list(settings.items()):
+        if key not in accepted and not takes_all:
+            if not is_default(key, value):
+                hint = did_you_mean(key, accepted)
+                raise UserError(
+                    f"hydra.sweeper.{name}.{key}: {made.__name__} does not take it{hint}"
+                )
+            del settings[key]  # of the option whose _target_ was replaced
+        elif value is None:
+            del settings[key]  # as the class has it
+        elif isinstance(value, Mapping) and "_target_" in value:
+            settings[key] = _nested(kind, value, **given)
+        elif isinstance(value, str) and key in accepted and "Callable" in str(accepted[key]):
+            settings[key] = imported(f"hydra.sweeper.{name}.{key}", value)
+    known = {k: v for k, v in given.items() if k in accepted and k not in settings}
     try:
         with _experiments_allowed():
-            return made(**settings, **{k: v for k, v in given.items() if k in accepted})
+            return made(**settings, **known)
     except (TypeError, ValueError) as error:
         raise UserError(f"hydra.sweeper.{name}: {made.__name__} refuses: {error}") from error
+
+
+def _nested(kind: type, spec: Mapping[str, Any], **given: Any) -> Any:
+    """What an argument's `_target_` makes: of the kind itself as `build`, else as Hydra does."""
+    try:
+        return build(kind, spec, **given)
+    except UserError:
+        from hydra.errors import InstantiationException
+        from hydra.utils import instantiate
+
+        try:
+            return instantiate(dict(spec), _convert_="all")
+        except InstantiationException as error:
+            raise UserError(f"hydra.sweeper: {str(error).strip().splitlines()[0]}") from error
 
 
 def open_study(
@@ -147,6 +189,7 @@ def open_study(
 
     Raises UserError if it was begun with other directions or an incompatible space.
     """
+    assert settings.study_name is not None
     name, pruner = settings.study_name, build(BasePruner, settings.pruner)
     if len(directions) > 1 and not isinstance(pruner, NopPruner):
         raise UserError("hydra.sweeper.pruner: several objectives cannot be pruned; use none")

@@ -1,10 +1,13 @@
 """The search itself: claim a trial, have it run, note how it ended, until there are enough."""
 
+import json
+import logging
 import signal
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 from optuna import Trial
+from optuna.pruners import NopPruner
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from perceptrail.errors import UserError
+from perceptrail.errors import UserError, did_you_mean
 from perceptrail.passwords import masked
 from perceptrail.search.constraints import condition, imported, violation
 from perceptrail.search.domains import Values, text
@@ -33,7 +38,7 @@ from perceptrail.search.results import OVERRIDES, objectives, reported
 from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
 from perceptrail.search.stopping import Stopping
-from perceptrail.search.storage import KEY, exclusive, open_study
+from perceptrail.search.storage import KEY, exclusive, is_shared, open_study
 from perceptrail.search.warm_start import source, take_over
 from perceptrail.search.workers import Workers
 
@@ -48,6 +53,12 @@ RECORDED = (
     "timeout",
     "patience",
 )
+
+
+KEYS = [field.name for field in fields(Settings)]
+MORE_FAILURES = 100  # beyond n_trials, that end any search
+
+log = logging.getLogger(__name__)
 
 
 class SearchError(UserError, CompactHydraException):
@@ -68,24 +79,32 @@ class Search:
         arguments: Sequence[str],
     ) -> None:
         settings.check()
+        if settings.study_name is None:
+            settings = replace(settings, study_name=f"no-name-{uuid.uuid4()}")
         self._settings, self._config, self._launcher = settings, config, launcher
         self._dir = Path(str(config.hydra.sweep.dir)).absolute()
-        self._address = settings.storage or str(self._dir / "study.journal")
-        if "://" not in self._address:
+        self._has_heard = False  # whether it is known that trials report
+        given = settings.storage or str(self._dir / "study.journal")
+        self._address = json.dumps(given) if isinstance(given, Mapping) else str(given)
+        if not is_shared(self._address):
             self._address = str(Path(self._address).absolute())
-        _tell_jobs(config, study_name=settings.study_name, storage=self._address)
+        _tell_jobs(config, study_name=str(settings.study_name), storage=self._address)
         directions = settings.directions(config)
         self._task = Task(context, function, config, objectives=len(directions))
         self._composer = self._task.composer()
-        self._space = read_space(settings.params, arguments, loader=context.config_loader)
+        self._space = read_space(
+            {**(settings.search_space or {}), **(settings.params or {})},
+            arguments,
+            loader=context.config_loader,
+        )
         self._stopping = Stopping(settings)
         self._constraints = [condition(c) for c in settings.constraints]
         self._limits = {text: violation(text) for text in settings.outcome_constraints}
         self._check_keys()
         self._common = self._compose({})  # what all trials have in common
-        self._hook = imported("hydra.sweeper.hook", settings.hook) if settings.hook else None
-        given = settings.warm_start
-        sources = source(given, self._space, directions) if given else []
+        name, begun = settings.custom_search_space, settings.warm_start
+        self._customise = imported("hydra.sweeper.custom_search_space", name) if name else None
+        sources = source(begun, self._space, directions) if begun else []
         proposer = Proposer(self._space, settings, feasible=self._is_feasible, sources=sources)
         exhaustive = isinstance(proposer.base, Exhaustive)
         if settings.n_trials is None and not exhaustive:
@@ -104,7 +123,7 @@ class Search:
                 take_over(self._study, sources)
         self._dir.mkdir(parents=True, exist_ok=True)
         (self._dir / "multirun.yaml").write_text(masked(OmegaConf.to_yaml(config)))
-        self._ledger = Ledger(self._study, proposer, settings, starts=starts)
+        self._ledger = Ledger(self._study, proposer, settings, starts=starts, address=self._address)
 
     def run(self) -> list[Sequence[JobReturn]]:
         """Run trials until the study has as many as it shall have.
@@ -143,7 +162,7 @@ class Search:
 
     def _loop(self, engine: Engine, report: Report) -> None:
         under_way = failures = 0
-        bound = self._settings.max_failures
+        bound, tally = self._settings.max_failures, _Tally(self._settings, self._ledger.total)
         while True:
             while under_way < engine.slots and not self._stopping.now():
                 if not (trial := self._ledger.claim()):
@@ -156,6 +175,7 @@ class Search:
                 return
             for outcome, broken in map(self._held, engine.wait()):
                 under_way -= 1
+                tally.add(outcome)
                 if outcome.state == TrialState.FAIL:
                     failures += 1
                     self._ledger.fail(outcome.number, outcome.reason, lost=outcome.lost)
@@ -166,14 +186,48 @@ class Search:
                     )
                 self._stopping.look(report.trial(outcome))
                 self._stopping.tell(self._study, outcome.number)
+                self._notice_silence(outcome)
+                if self._ledger.stopped and not self._stopping.reason:
+                    self._stopping.reason = "the sampler has nothing more to try"
+            tally.judge(last=not under_way)
             if bound is not None and failures >= bound:  # several may have ended at once
                 raise UserError(
                     f"{bound} trials in a row have failed, the last one because: "
                     f"{outcome.reason} (hydra.sweeper.max_failures={bound})"
                 )
 
+    def _notice_silence(self, outcome: Outcome) -> None:
+        """Say once that a pruner can do nothing where trials report nothing."""
+        if outcome.state != TrialState.COMPLETE or self._has_heard:
+            return
+        self._has_heard = True
+        trial = self._study.get_trials(deepcopy=False)[outcome.number]
+        if not isinstance(self._study.pruner, NopPruner) and not trial.intermediate_values:
+            log.warning(
+                f"hydra.sweeper.pruner: trial {outcome.number} has reported nothing while it ran, "
+                "so there is nothing to prune by; perceptrail.search.trial(cfg).report does"
+            )
+
+    def _finite(self, outcome: Outcome) -> Outcome:
+        """What a trial without a finite value is, by `hydra.sweeper.nan`."""
+        if not outcome.nan or self._settings.nan == "fail":
+            return outcome
+        if self._settings.nan == "prune":
+            return replace(outcome, state=TrialState.PRUNED)
+        done = [t.values for t in self._ledger.trials() if t.state == TrialState.COMPLETE]
+        if not done:
+            return outcome
+        worst = tuple(
+            (max if direction == StudyDirection.MINIMIZE else min)(values)
+            for direction, values in zip(
+                self._study.directions, zip(*done, strict=True), strict=True
+            )
+        )
+        return replace(outcome, state=TrialState.COMPLETE, values=worst)
+
     def _held(self, outcome: Outcome) -> tuple[Outcome, dict[str, float]]:
         """What an outcome is under the constraints on outcomes, and by how much it breaks each."""
+        outcome = self._finite(outcome)
         if outcome.state != TrialState.COMPLETE or not self._limits:
             return outcome, {}
         trial = self._study.get_trials(deepcopy=False)[outcome.number]
@@ -196,9 +250,8 @@ class Search:
     def _overrides(self, trial: Trial) -> list[str]:
         """The overrides of a trial's job: its parameters, and where it belongs."""
         values = self._space.redraw(trial.params)
-        more = self._hook(trial, values) if self._hook else {}
         overrides = self._space.overrides(values)
-        overrides += [f"{key}={text(value)}" for key, value in more.items()]
+        overrides += [f"{key}={text(value)}" for key, value in self._customised(trial)]
         # Without those that hold a password: a preset of it would hold it too.
         trial.set_user_attr(OVERRIDES, [o for o in overrides if o == masked(o)])
         if "trial" in self._config:
@@ -208,13 +261,35 @@ class Search:
             overrides.append(f"tracking.parent={self._study.user_attrs[KEY]}")
         return overrides
 
+    def _customised(self, trial: Trial) -> Iterator[tuple[str, Any]]:
+        """The keys that the custom search space has drawn beside the space, and their values."""
+        if self._customise is None:
+            return
+        known = set(trial.params)
+        try:
+            self._customise(self._common, trial)
+        except Exception as error:
+            name = self._settings.custom_search_space
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"hydra.sweeper.custom_search_space={name}: {reason}") from error
+        space = known & set(self._space.distributions())
+        for key, value in trial.params.items():
+            if key in space:
+                continue
+            if key.lstrip("+~") in self._space.fixed():
+                raise UserError(
+                    f"hydra.sweeper.custom_search_space: {key} has a fixed value as well; "
+                    "leave one of the two out"
+                )
+            yield key, value
+
     def _recorded(self) -> Records | None:
         place = store(self._common)
         if place is None:
             return None
         with exclusive(self._address, f"records {self._study.study_name}"):
             records = Records(place, self._study, folder=self._dir, facts=self._facts())
-            if "://" in self._address or self._launcher or self._settings.n_jobs > 1:
+            if is_shared(self._address) or self._launcher or self._settings.n_jobs > 1:
                 records.wait()  # for the run to be there, or another process would make one too
         return records
 
@@ -222,8 +297,12 @@ class Search:
         """What is searched and how, to be recorded."""
         entries, settings = self._space.entries.values(), self._settings
         facts = {f"space.{e.key}": e.source.removeprefix(f"{e.key}=") for e in entries}
-        facts |= {f"sampler.{key}": value for key, value in settings.sampler.items()}
-        facts |= {f"pruner.{key}": value for key, value in settings.pruner.items()}
+        facts |= {
+            f"sampler.{key}": value for key, value in settings.sampler.items() if value is not None
+        }
+        facts |= {
+            f"pruner.{key}": value for key, value in settings.pruner.items() if value is not None
+        }
         facts |= {name: getattr(settings, name) for name in RECORDED}
         directions = ", ".join(d.name.lower() for d in self._study.directions)
         return facts | {"storage": self._address, "directions": directions}
@@ -283,6 +362,37 @@ class Search:
         return self._is_feasible(values)
 
 
+class _Tally:
+    """Counts failures of a search's trials: of each batch, and in all."""
+
+    def __init__(self, settings: Settings, total: int) -> None:
+        self._rate, self._size = settings.max_failure_rate, settings.n_jobs
+        self._bound = total + MORE_FAILURES
+        self._batch: list[Outcome] = []
+        self._failed = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a trial that has ended."""
+        self._batch.append(outcome)
+        self._failed += outcome.state == TrialState.FAIL
+
+    def judge(self, *, last: bool) -> None:
+        """Raise UserError if there are too many; `last` if no further one is under way."""
+        if self._failed >= self._bound:
+            raise UserError(f"{self._failed} trials have failed, which is enough in any search")
+        if self._rate is None or not self._batch:
+            return
+        if len(self._batch) < self._size and not last:
+            return
+        failed = [outcome for outcome in self._batch if outcome.state == TrialState.FAIL]
+        if len(failed) / len(self._batch) > self._rate:
+            raise UserError(
+                f"{len(failed)} of {len(self._batch)} trials have failed, the last one because: "
+                f"{failed[-1].reason} (hydra.sweeper.max_failure_rate={self._rate:g})"
+            )
+        self._batch.clear()
+
+
 def _tell_jobs(config: DictConfig, **facts: str) -> None:
     """Have the configuration of every job, wherever it is composed, say what it belongs to."""
     with read_write(config.hydra):
@@ -303,6 +413,9 @@ def sweep(settings: Mapping[str, Any], **given: Any) -> list[Sequence[JobReturn]
     """Run a search; what the user can put right is raised as an error that Hydra shows plainly."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
+        for name in settings:
+            if name not in KEYS:
+                raise UserError(f"hydra.sweeper.{name}: no such key{did_you_mean(name, KEYS)}")
         return Search(Settings(**settings), **given).run()
     except UserError as error:
         raise SearchError(str(error)) from error
