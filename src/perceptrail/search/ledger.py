@@ -5,6 +5,7 @@ other goes on. Of several processes that claim at once, the lower trial number w
 withdraw. `n_trials` counts the trials that are COMPLETE, PRUNED or still under way.
 """
 
+import copy
 import os
 import socket
 import threading
@@ -14,29 +15,18 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import optuna
 from optuna import Study, Trial
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import TrialState, create_trial
 
 from perceptrail.processes import identity, is_alive
 from perceptrail.search.domains import Values
+from perceptrail.search.roll import AGAIN, LOST, OWNER, REASON, RERUN, START, WITHDRAWN, Roll
 from perceptrail.search.sampling import FIXED, Exhausted, Proposer, suggest
 from perceptrail.search.settings import Settings
 from perceptrail.search.storage import exclusive
 
-OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED = (
-    "owner",  # the process that runs the trial
-    "rerun_of",  # the trial whose parameters it repeats
-    "start",  # which of the given starting points it is
-    "reason",  # why it failed
-    "lost",  # whether it was stopped, by no fault of its own
-    "again",  # its parameters are to be run again
-    "withdrawn",  # another process had already claimed the last place
-    "copied",  # which trial of another study it was
-)
-BOOKKEEPING = (OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED)
 ALIVE = "alive:"
 BEAT_S, DEAD_AFTER_S = 15, 90
 
@@ -56,6 +46,7 @@ class Ledger:
         self.study, self._proposer, self._address = study, proposer, address
         self.stopped = False  # by the sampler
         self._settings, self._starts = settings, starts
+        self.roll = Roll(study)
         self._owner = f"{socket.gethostname()}:{identity(os.getpid())}"
         self._stop = threading.Event()
         self._beat()
@@ -71,20 +62,14 @@ class Ledger:
         bounds = (self._settings.n_trials, len(self._proposer.points or ()))
         return min(n for n in bounds if n)
 
-    def trials(self) -> list[FrozenTrial]:
-        """All trials that count for something."""
-        found = self.study.get_trials(deepcopy=False)
-        return [t for t in found if WITHDRAWN not in t.user_attrs]
-
     def claim(self) -> Trial | None:
         """The next trial for this process, its parameters drawn; None when there is none left."""
         return None if self.stopped else self._claim_waiting() or self._claim_new()
 
     def _claim_new(self) -> Trial | None:
-        trials = self.trials()
-        if _spoken_for(trials) >= self.total:
+        if self.roll.look().spoken_for() >= self.total:
             return None
-        attrs, fixed = self._next(trials)
+        attrs, fixed = self._next()
         if not attrs and self._is_exhausted():
             return None
         storage, study_id = self.study._storage, self.study._study_id
@@ -111,11 +96,10 @@ class Ledger:
 
     def _claim_waiting(self) -> Trial | None:
         """The first trial that somebody has queued in the study, if there is room for it."""
-        while waiting := [t for t in self.trials() if t.state == TrialState.WAITING]:
+        while waiting := [t for t in self.roll.look().open if t.state == TrialState.WAITING]:
             first, storage = waiting[0], self.study._storage
             with exclusive(self._address, f"queue {self.study.study_name}"):
-                trials = [t for t in self.trials() if t.state != TrialState.WAITING]
-                if _spoken_for(trials) >= self.total:
+                if self.roll.look().spoken_for(waiting=False) >= self.total:
                     return None
                 if storage.get_trial(first._trial_id).state != TrialState.WAITING:
                     continue  # another process was faster
@@ -133,12 +117,8 @@ class Ledger:
 
     def _drawn(self, number: int, trial_id: int) -> Trial:
         """A trial of this process, once its parameters are drawn."""
-        study = optuna.load_study(
-            study_name=self.study.study_name,
-            storage=self.study._storage,
-            sampler=self._proposer.sampler(self._place(number)),
-            pruner=self.study.pruner,
-        )
+        study = copy.copy(self.study)
+        study.sampler = self._proposer.sampler(self.roll.look().place(number))
         trial = Trial(study, trial_id)
         with stoppable(study):
             self._proposer.space.draw(partial(suggest, trial))
@@ -169,7 +149,7 @@ class Ledger:
 
     def fail(self, number: int, reason: str, *, lost: bool = False) -> None:
         """End a trial as FAILED; the parameters of a lost one, or of a retry, will run again."""
-        again = lost or len(self._lineage(number)) <= self._settings.retries
+        again = lost or len(self.roll.look().lineage(number)) <= self._settings.retries
         attrs = {REASON: reason, AGAIN: again, LOST: lost}
         self.settle(number, TrialState.FAIL, attrs=attrs)
 
@@ -182,47 +162,29 @@ class Ledger:
         return self._lose(reason, lambda owner: owner == self._owner)
 
     def _lose(self, reason: str, is_lost: Callable[[str], bool]) -> list[int]:
-        running = [t for t in self.trials() if t.state == TrialState.RUNNING]
+        running = [t for t in self.roll.look().open if t.state == TrialState.RUNNING]
         lost = [t.number for t in running if is_lost(str(t.user_attrs.get(OWNER)))]
         for number in lost:
             self.fail(number, reason, lost=True)
         return lost
 
-    def _next(self, trials: Sequence[FrozenTrial]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _next(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the next trial is marked with, and the parameters that it has to have."""
-        taken = {t.user_attrs.get(RERUN) for t in trials}
-        for trial in trials:
-            if trial.user_attrs.get(AGAIN) and trial.number not in taken:
-                fixed = trial.system_attrs.get(FIXED, {}) | trial.params
-                return {RERUN: trial.number}, fixed
-        started = {t.user_attrs.get(START) for t in trials}
+        if (trial := self.roll.to_repeat()) is not None:
+            return {RERUN: trial.number}, trial.system_attrs.get(FIXED, {}) | trial.params
         for i, point in enumerate(self._starts):
-            if i not in started:
+            if not self.roll.has(START, i):
                 return {START: i}, dict(point)
         return {}, {}
 
     def _is_exhausted(self) -> bool:
-        points = self._proposer.points
-        number = len(self.study.get_trials(deepcopy=False))
-        return points is not None and self._place(number) >= len(points)
+        points, number = self._proposer.points, len(self.roll.all)
+        return points is not None and self.roll.place(number) >= len(points)
 
     def _wins(self, number: int, attrs: Mapping[str, Any]) -> bool:
-        earlier = [t for t in self.trials() if t.number < number]
-        same = [t for t in earlier if attrs and attrs.items() <= t.user_attrs.items()]
-        return not same and _spoken_for(earlier) < self.total
-
-    def _place(self, number: int) -> int:
-        """The trial's place in the order of proposals, which reruns do not change."""
-        trials = self.study.get_trials(deepcopy=False)
-        first = self._lineage(number)[-1] if number < len(trials) else number
-        return sum(not {RERUN, COPIED} & set(t.user_attrs) for t in trials[:first])
-
-    def _lineage(self, number: int) -> list[int]:
-        """The trial itself, the one that it repeats, the one which that repeats, and so on."""
-        trials, line = self.study.get_trials(deepcopy=False), [number]
-        while (before := trials[line[-1]].user_attrs.get(RERUN)) is not None:
-            line.append(before)
-        return line
+        roll = self.roll.look()
+        taken = any(roll.has(mark, value, before=number) for mark, value in attrs.items())
+        return not taken and roll.spoken_for(before=number) < self.total
 
     def _beat(self) -> None:
         self.study.set_user_attr(ALIVE + self._owner, time.time())
@@ -247,7 +209,3 @@ def stoppable(study: Study) -> Iterator[None]:
         yield
     finally:
         study._thread_local.in_optimize_loop = False
-
-
-def _spoken_for(trials: Sequence[FrozenTrial]) -> int:
-    return sum(t.state != TrialState.FAIL and COPIED not in t.user_attrs for t in trials)

@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from perceptrail import recorder, runs
 from perceptrail.search.engines import Outcome
-from perceptrail.search.ledger import LOST, REASON, Ledger
+from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import FOLDER, PAGE, Artist
 from perceptrail.search.results import (
     BEST,
     PARETO,
     RESULTS,
     TRIALS,
+    Course,
     Standing,
     chosen,
     params,
@@ -36,11 +37,13 @@ from perceptrail.search.results import (
     write_results,
     write_trials,
 )
+from perceptrail.search.roll import LOST, REASON
 from perceptrail.search.storage import KEY
 
 log = logging.getLogger(__name__)
 
 NOTE = "mlflow.note.content"
+SPACING = 20  # of what takes one, the time between two
 
 
 def store(config: DictConfig) -> tuple[str, str] | None:
@@ -68,38 +71,42 @@ class Records:
         """Wait until all is recorded so far, and there for other processes to find."""
         self._line.call("ping", self._key)
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, trials: Iterable[FrozenTrial]) -> None:
         """Record what an earlier process had no time to record."""
         self._post("log_files", [str(self._dir / "multirun.yaml")], folder="config")
-        self._post("mark_trials", _ended(standing.trials))
+        self._post("mark_trials", _ended(trials))
         self._post("set_tags", {NOTE: self._about()})
 
-    def trial(self, number: int, standing: Standing) -> None:
-        """Record how a trial has ended, and where the study stands."""
-        outcome, reason = _ended(standing.trials)[number]
-        self._post("mark_trial", number, outcome=outcome, reason=reason)
+    def trial(self, trial: FrozenTrial, standing: Standing, files: Iterable[Path]) -> None:
+        """Record how a trial has ended, where the study stands, and files that have changed."""
+        for number, (outcome, reason) in _ended([trial]).items():
+            self._post("mark_trial", number, outcome=outcome, reason=reason)
         counts = {f"trials/{name}": float(n) for name, n in standing.counts.items()}
-        best = {f"best/{name}": value for name, value in standing.extremes.items()}
-        files, tags = [self._dir / TRIALS], {}
+        best, tags = {f"best/{name}": value for name, value in standing.extremes.items()}, {}
         if standing.best:
             first = standing.best[0]
             tags = {"best.trial": str(first.number), "best.params": params(first)}
-            files.append(self._dir / BEST)
             if (self._dir / PARETO).exists():
-                files.append(self._dir / PARETO)
                 tags["best.why"] = f"trial {first.number}{chosen(standing.best)}"
-        self._post("log_metrics", counts | best, step=len(standing.trials), tags=tags)
-        self._post("log_files", [str(path) for path in files])
+        self._post("log_metrics", counts | best, step=standing.total, tags=tags)
+        self.files(files)
+
+    def files(self, paths: Iterable[Path]) -> None:
+        """Record files as they are."""
+        if named := [str(path) for path in paths]:
+            self._post("log_files", named)
 
     def figures(self) -> None:
         """Record the figures as they are."""
         files = sorted(str(path) for path in (self._dir / FOLDER).glob("[!0-9]*"))
         self._post("log_files", files, folder=FOLDER)
 
-    def end(self, standing: Standing, *, status: str, note: str) -> None:
+    def end(
+        self, trials: Iterable[FrozenTrial], standing: Standing, *, status: str, note: str
+    ) -> None:
         """Record the end, and wait until all is recorded. Raises UserError if something was not."""
         self.figures()
-        self._post("mark_trials", _ended(standing.trials))
+        self._post("mark_trials", _ended(trials))
         presets = sorted(str(path) for path in (self._dir / Path(PARETO).stem).glob("*.yaml"))
         self._post("log_files", presets, folder=Path(PARETO).stem)
         if standing.best:
@@ -148,7 +155,9 @@ class Report:
         self._records, self._artist = records, artist
         self._started, self._ended = time.monotonic(), 0
         self._over = threading.Event()
+        self._course = Course(ledger.study)
         self._best: list[int] = []  # the trials in best.yaml
+        self._due = 0.0  # when to write the table of trials anew
 
     def begin(self, *, repaired: Sequence[int]) -> Standing:
         """Say where the search stands at its start."""
@@ -171,7 +180,7 @@ class Report:
             numbers = ", ".join(map(str, repaired))
             log.info(f"Left behind by a process that died, to be run again: trials {numbers}")
         if self._records:
-            self._records.begin(standing)
+            self._records.begin(self._ledger.roll.ended)
         return standing
 
     def trial(self, outcome: Outcome) -> Standing:
@@ -184,9 +193,9 @@ class Report:
             log.info(self._line(outcome, standing))
         self._live.n = standing.done
         self._live.set_postfix_str(self._figures(standing))
-        self._write(standing)
+        changed = self._write(standing)
         if self._records:
-            self._records.trial(outcome.number, standing)
+            self._records.trial(self._ledger.roll.all[outcome.number], standing, changed)
         if self._artist and self._artist.refresh() and self._records:
             self._records.figures()
         return standing
@@ -196,17 +205,20 @@ class Report:
         self._over.set()
         self._live.close()
         standing = self._standing()
-        self._write(standing)
+        self._due = 0.0
+        changed = self._write(standing)
         said = [*self._summary(standing, status, why), *self._commands(standing)]
         for line in said:
             log.info(line)
         if self._artist and self._ended:
             self._artist.finish()
         if self._records:
-            self._records.end(standing, status=status, note="\n\n".join(said))
+            self._records.files(changed)
+            ended, note = self._ledger.roll.ended, "\n\n".join(said)
+            self._records.end(ended, standing, status=status, note=note)
 
     def _standing(self) -> Standing:
-        return Standing.of(self._ledger.study, self._ledger.trials())
+        return self._course.standing(self._ledger.roll.look().ended)
 
     def _tick(self) -> None:
         while not self._over.wait(1):
@@ -253,12 +265,24 @@ class Report:
             test = app.with_name("evaluate.py")
             yield f"evaluate the best:    python {test} {shlex.quote(f'run={best}')}"
 
-    def _write(self, standing: Standing) -> None:
-        write_trials(self._dir / TRIALS, standing.trials)
+    def _write(self, standing: Standing) -> list[Path]:
+        """Bring the files up to date; those that have changed.
+
+        The table of trials grows with them: it is written as often as takes a twentieth of the
+        time, which for trainings is after each.
+        """
+        changed, started = [], time.monotonic()
+        if started >= self._due:
+            write_trials(self._dir / TRIALS, self._ledger.roll.trials)
+            self._due = started + SPACING * (time.monotonic() - started)
+            changed.append(self._dir / TRIALS)
         best, self._best = self._best, [t.number for t in standing.best]
         if self._best not in ([], best):
             first, *others = standing.best
             write_best(self._dir / BEST, first, self._config, why=chosen(standing.best))
             write_results(self._dir / RESULTS, standing.best)
+            changed.append(self._dir / BEST)
             if others or (self._dir / PARETO).exists():
                 write_front(self._dir, standing.best, self._config)
+                changed.append(self._dir / PARETO)
+        return changed

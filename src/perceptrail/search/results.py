@@ -2,11 +2,12 @@
 
 import csv
 import os
+from bisect import bisect, insort
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TextIO
+from typing import Any, TextIO
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from perceptrail.search.domains import text
 from perceptrail.search.fronts import knee_first
-from perceptrail.search.ledger import BOOKKEEPING, COPIED
+from perceptrail.search.roll import BOOKKEEPING, COPIED
 
 TRIALS, BEST, PARETO = "trials.csv", "best.yaml", "pareto.csv"
 RESULTS = "optimization_results.yaml"  # what hydra-optuna-sweeper leaves
@@ -30,37 +31,60 @@ SEARCHES = "hparams_search"  # the config group of searches, which only say how 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a study stands: its trials, the best of them, and how many there are of each kind."""
+    """Where a study stands: the best of its trials, and how many there are of each kind."""
 
-    trials: Sequence[FrozenTrial]
     # The first of equals; of several objectives, all undominated, the knee before the others.
     best: Sequence[FrozenTrial]
     extremes: Mapping[str, float]  # the best value of each objective, by its name
-
-    @classmethod
-    def of(cls, study: Study, trials: Sequence[FrozenTrial]) -> Self:
-        """The standing after these trials."""
-        done = _get_feasible_trials([t for t in trials if t.state == TrialState.COMPLETE])
-        values = zip(*(t.values for t in done), strict=True)
-        columns = zip(objectives(study), study.directions, values, strict=False)
-        extremes = {
-            name: (min if direction == StudyDirection.MINIMIZE else max)(column)
-            for name, direction, column in columns
-        }
-        front = _get_pareto_front_trials_by_trials(done, study.directions)
-        best = knee_first(front, study.directions) if len(study.directions) > 1 else front[:1]
-        return cls(trials, best, extremes)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many trials have finished, were pruned, have failed."""
-        own = [t.state for t in self.trials if COPIED not in t.user_attrs]
-        return {name: own.count(kind) for name, kind in KINDS.items()}
+    counts: Mapping[str, int]  # how many have finished, were pruned, have failed
+    total: int  # those copied from elsewhere too
+    since: int  # how many have finished or were pruned since the last of the best
 
     @property
     def done(self) -> int:
         """How many count towards the total."""
         return self.counts["finished"] + self.counts["pruned"]
+
+
+class Course:
+    """Follows where a study stands, from trial to trial."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._front: list[FrozenTrial] = []
+        self._extremes: dict[str, float] = {}
+        self._counts = dict.fromkeys(KINDS, 0)
+        self._done: list[int] = []  # the numbers of those that have finished or were pruned
+        self._seen = 0
+
+    def standing(self, ended: Sequence[FrozenTrial]) -> Standing:
+        """The standing after these trials, to which only more can have come since last time."""
+        new, self._seen = ended[self._seen :], len(ended)
+        for trial in new:
+            kind = next(name for name, state in KINDS.items() if state == trial.state)
+            self._counts[kind] += COPIED not in trial.user_attrs
+            if kind != "failed":
+                insort(self._done, trial.number)
+        self._better(_get_feasible_trials([t for t in new if t.state == TrialState.COMPLETE]))
+        front, directions = self._front, self._study.directions
+        best = knee_first(front, directions) if len(directions) > 1 else front[:1]
+        last = max((t.number for t in best), default=-1)
+        since = len(self._done) - bisect(self._done, last)
+        return Standing(best, dict(self._extremes), dict(self._counts), self._seen, since)
+
+    def _better(self, done: Sequence[FrozenTrial]) -> None:
+        if not done:
+            return
+        directions, bests = self._study.directions, self._extremes
+        columns = zip(*(t.values for t in done), strict=True)
+        for name, direction, column in zip(
+            objectives(self._study), directions, columns, strict=False
+        ):
+            best = min if direction == StudyDirection.MINIMIZE else max
+            bests[name] = best(column) if name not in bests else best(*column, bests[name])
+        rivals = sorted([*self._front, *done], key=lambda t: t.number)
+        front = _get_pareto_front_trials_by_trials(rivals, directions)
+        self._front = front if len(directions) > 1 else front[:1]
 
 
 def objectives(study: Study) -> list[str]:

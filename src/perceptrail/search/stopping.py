@@ -7,7 +7,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from optuna import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from perceptrail.errors import UserError
 from perceptrail.search.constraints import imported
@@ -36,13 +36,8 @@ class Stopping:
 
     def look(self, standing: Standing) -> None:
         """Notice a plateau."""
-        if self._patience is None or not standing.best:
-            return
-        last = max(t.number for t in standing.best)
-        done = (TrialState.COMPLETE, TrialState.PRUNED)
-        since = sum(t.state in done and t.number > last for t in standing.trials)
-        if since >= self._patience:
-            self.reason = f"no better one in {since} trials (hydra.sweeper.patience)"
+        if self._patience is not None and standing.best and standing.since >= self._patience:
+            self.reason = f"no better one in {standing.since} trials (hydra.sweeper.patience)"
 
     def tell(self, study: Study, number: int) -> None:
         """Call the callbacks about a trial that has ended."""

@@ -214,7 +214,7 @@ class Search:
             return outcome
         if self._settings.nan == "prune":
             return replace(outcome, state=TrialState.PRUNED)
-        done = [t.values for t in self._ledger.trials() if t.state == TrialState.COMPLETE]
+        done = [t.values for t in self._ledger.roll.ended if t.state == TrialState.COMPLETE]
         if not done:
             return outcome
         worst = tuple(
@@ -230,7 +230,7 @@ class Search:
         outcome = self._finite(outcome)
         if outcome.state != TrialState.COMPLETE or not self._limits:
             return outcome, {}
-        trial = self._study.get_trials(deepcopy=False)[outcome.number]
+        trial = self._ledger.roll.look().all[outcome.number]
         named = zip(objectives(self._study), outcome.values or (), strict=True)
         known = reported(trial) | dict(named)
         try:
