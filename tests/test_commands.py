@@ -354,7 +354,7 @@ BAD = {
     "resume=nothing": "no such run",
     "hydra.run.dir=/dev/null/x": "hydra.run.dir",
     "model.hidden=[3": "model.hidden=[3",
-    "+unheard=of": "unheard",
+    "unheard=of": "unheard",
     "+model.bogus=1": "model",
     "+regularization.bogus=1": "regularization",
     "+dropout.bogus=1": "dropout",

@@ -62,7 +62,8 @@ SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow", "hydra-core")
 SERVED = tuple(  # and its code
     f"{name}.py"
     for name in (
-        *("__init__", "activations", "convolutional", "errors", "linear", "model", "network"),
+        *("__init__", "activations", "convolutional", "errors", "lean", "linear", "model"),
+        "network",
         "prediction",
     )
 )
