@@ -9,6 +9,7 @@ from torch import Tensor
 
 from perceptrail.activations import ACTIVATIONS
 from perceptrail.gradient import Gradient
+from perceptrail.linear import is_large
 from perceptrail.model import MLP, NORMS
 from perceptrail.prediction import loss_and_slope, losses_and_slopes, mean_loss
 
@@ -143,4 +144,6 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_autocast(
 
     assert all(p.grad.dtype == p.dtype == torch.float32 for p in network.parameters())
     assert error(network) < 1.2 * error(cast)
-    assert (error(network) > 1e-4) == (max(hidden) == 256), "small layers are left in float32"
+    large = any(is_large(p) for p in network.parameters() if p.dim() == 2)  # on this processor
+    assert (error(network) > 1e-4) == large, "small layers are left in float32"
+    assert not large or max(hidden) == 256
