@@ -1,6 +1,7 @@
 """The figures of a study: a page to look around in, and pictures; drawn by a process of their own.
 
-The process is a polite one: it starts at most every half minute, and takes only time left over.
+The process is a polite one: it starts after some seconds, then at most every half minute, and takes
+only time left over.
 """
 
 import json
@@ -11,8 +12,11 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
 from typing import Any
 
 import optuna
@@ -27,53 +31,67 @@ from perceptrail.search.storage import open_storage
 log = logging.getLogger(__name__)
 
 FOLDER, PAGE = "figures", "study.html"
+FIRST_S = 10.0  # a search that is over by then is drawn once
 EVERY_S, SHARE = 30.0, 0.05  # the least time between two drawings, and their part of all time
+UNUSED = {
+    "_fanova": "FanovaImportanceEvaluator",
+    "_mean_decrease_impurity": "MeanDecreaseImpurityImportanceEvaluator",
+}
 
 
 class Artist:
-    """The sweeper's side: has the figures drawn anew now and then."""
+    """The sweeper's side: has the figures drawn anew now and then.
+
+    A process for the next drawing waits with all imported, which is most of what a drawing takes.
+    """
 
     def __init__(self, address: str, study: Study, folder: Path) -> None:
         self._task = {"address": address, "study": study.study_name, "folder": str(folder)}
         self._process: subprocess.Popen[str] | None = None
-        self._started = self._due = time.monotonic()
+        self._begun: float | None = None  # when it was told to draw
+        self._due = time.monotonic() + FIRST_S
 
     def refresh(self) -> bool:
         """Start a drawing if one is due; returns whether one has been finished since last asked."""
-        drawn = self._process is not None and self._process.poll() is not None
+        drawn = self._begun is not None and self._ready().poll() is not None
         if drawn:
             self._take()
-        if self._process is None and time.monotonic() >= self._due:
-            self._start()
+        process = self._ready()
+        if self._begun is None and time.monotonic() >= self._due:
+            self._tell(process)
         return drawn
 
     def finish(self) -> None:
         """Draw how it all ended."""
-        if self._process is not None:
+        if self._begun is not None:
             self._take()
-        self._start()
+        self._tell(self._ready())
         self._take()
 
-    def _start(self) -> None:
-        self._started = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # a Ctrl-C is for the sweeper, which then draws once more
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        )
-        assert self._process.stdin
-        with self._process.stdin as line:
+    def _ready(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # a Ctrl-C is for the sweeper, which then draws once more
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            )
+        return self._process
+
+    def _tell(self, process: subprocess.Popen[str]) -> None:
+        self._begun = time.monotonic()
+        assert process.stdin
+        with suppress(BrokenPipeError), process.stdin as line:
             json.dump(self._task, line)  # not an argument: the address may be secret
 
     def _take(self) -> None:
-        assert self._process is not None
-        if code := self._process.wait():
+        assert self._begun is not None
+        if code := self._ready().wait():
             log.warning(f"the figures could not be drawn (exit code {code})")
-        took = time.monotonic() - self._started
-        self._due = self._started + max(EVERY_S, took / SHARE)
-        self._process = None
+        took = time.monotonic() - self._begun
+        self._due = self._begun + max(EVERY_S, took / SHARE)
+        self._process = self._begun = None
 
 
 def draw(study: Study, folder: Path) -> None:
@@ -140,10 +158,27 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     draft.replace(path)
 
 
+def _without_forests() -> None:
+    """Spare the import of scikit-learn, half the time of a drawing.
+
+    Optuna imports it with two evaluators of importances that are not its default.
+    """
+    for name, evaluator in UNUSED.items():
+        module = ModuleType(f"optuna.importance.{name}")
+        setattr(module, evaluator, None)
+        sys.modules[module.__name__] = module
+
+
 if __name__ == "__main__":
     os.nice(10)
+    _without_forests()
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # such as: too few trials for a line
     warnings.filterwarnings("ignore", "Tight layout")  # of long labels, for which there is room
-    task = json.load(sys.stdin)
-    drawn = optuna.load_study(study_name=task["study"], storage=open_storage(task["address"]))
-    draw(drawn, Path(task["folder"]) / FOLDER)
+    with TemporaryDirectory() as apart:  # for what a drawing imports
+        example = optuna.create_study()
+        example.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+        draw(example, Path(apart))
+    if given := sys.stdin.read():  # else the search is gone
+        task = json.loads(given)
+        drawn = optuna.load_study(study_name=task["study"], storage=open_storage(task["address"]))
+        draw(drawn, Path(task["folder"]) / FOLDER)
