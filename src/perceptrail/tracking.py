@@ -339,6 +339,13 @@ class Store:
         """Call a method for the run of the study with this key."""
         getattr(self, method)(self._study_id(key), *args, **kwargs)
 
+    def open_trial(self, run_id: str, number: int, *, called: str, owner: int) -> None:
+        """Begin the run of a trial that is the parent of several."""
+        name = str(self._client.get_run(run_id).info.run_name)
+        tags = {KEY: called, PARENT: run_id, TRIAL_STUDY: name, TRIAL_NUMBER: str(number)}
+        tags |= {HOST: socket.gethostname(), PROCESS: identity(owner)}
+        self._client.create_run(self._experiment, None, tags, f"{name}-trial-{number}")
+
     def mark_trial(self, run_id: str, number: int, *, outcome: str, reason: str = "") -> None:
         """Say on the run of a study's trial how that ended: COMPLETE, PRUNED, FAILED or KILLED.
 

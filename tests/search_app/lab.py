@@ -69,7 +69,10 @@ def opened(folder: Path, name: str = "app") -> Study:
 
 
 class Tree:
-    """A study's run and those of its trials, in the order of their numbers."""
+    """A study's run and those of its trials, in the order of their numbers.
+
+    `below` are the runs of each trial, by the id of its own.
+    """
 
     def __init__(self, folder: Path, experiment: str) -> None:
         from mlflow.tracking import MlflowClient  # two seconds, and not for every test
@@ -84,7 +87,9 @@ class Tree:
             (r for r in runs if r.data.tags.get(PARENT) == self.parent.info.run_id),
             key=lambda r: int(r.data.tags[NUMBER]),
         )
-        assert len(self.children) == len(runs) - 1
+        above = {r.info.run_id for r in self.children}
+        self.below = {one: [r for r in runs if r.data.tags.get(PARENT) == one] for one in above}
+        assert len(runs) == 1 + len(above) + sum(map(len, self.below.values()))
 
     @property
     def outcomes(self) -> dict[int, str]:

@@ -49,10 +49,10 @@ class Composer:
         config = self._copies[chosen]()
         values = [o for o in parsed if not self._is_group(o)]
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        config.hydra.overrides.task = list(overrides)
+        config.hydra.overrides.task = [o for o in overrides if not o.startswith("hydra.")]
         naming = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
-            overrides=parsed,
+            overrides=[o for o in parsed if not o.key_or_group.startswith("hydra.")],
             kv_sep=naming.kv_sep,
             item_sep=naming.item_sep,
             exclude_keys=naming.exclude_keys,

@@ -147,6 +147,17 @@ class Ledger:
         except UpdateFinishedTrialError:
             pass
 
+    def note(
+        self, number: int, attrs: Mapping[str, Any], steps: Mapping[int, float] | None = None
+    ) -> None:
+        """Keep what is known of a trial under way, and its values after steps."""
+        storage = self.study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        for key, value in attrs.items():
+            storage.set_trial_user_attr(trial_id, key, value)
+        for step, value in (steps or {}).items():
+            storage.set_trial_intermediate_value(trial_id, step, value)
+
     def fail(self, number: int, reason: str, *, lost: bool = False) -> None:
         """End a trial as FAILED; the parameters of a lost one, or of a retry, will run again."""
         again = lost or len(self.roll.look().lineage(number)) <= self._settings.retries

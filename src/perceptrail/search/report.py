@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +24,7 @@ from perceptrail import recorder, runs
 from perceptrail.search.engines import Outcome
 from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import FOLDER, PAGE, Artist
+from perceptrail.search.repeats import COUNT
 from perceptrail.search.results import (
     BEST,
     PARETO,
@@ -31,6 +33,7 @@ from perceptrail.search.results import (
     Course,
     Standing,
     chosen,
+    objectives,
     params,
     write_best,
     write_front,
@@ -53,6 +56,11 @@ def store(config: DictConfig) -> tuple[str, str] | None:
     return (uri, config.tracking.experiment) if known else None
 
 
+def trial_key(study: str, number: int) -> str:
+    """The key of the run of a trial that is the parent of others."""
+    return f"{study}.{number}"
+
+
 class Records:
     """Keeps a study's run in MLflow current, without waiting for it before the end."""
 
@@ -60,7 +68,7 @@ class Records:
         self, place: tuple[str, str], study: Study, *, folder: Path, facts: Mapping[str, Any]
     ) -> None:
         self._key, self._name, self._dir = study.user_attrs[KEY], study.study_name, folder
-        self._line = recorder.connect(*place)
+        self._line, self._objectives = recorder.connect(*place), objectives(study)
         command = shlex.join([Path(sys.executable).name, *sys.argv])
         tags = {"mlflow.source.name": Path(sys.argv[0]).name, "command": command}
         own = {"key": self._key, "name": self._name, "run_dir": str(folder), "owner": os.getpid()}
@@ -77,10 +85,17 @@ class Records:
         self._post("mark_trials", _ended(trials))
         self._post("set_tags", {NOTE: self._about()})
 
+    def open_trial(self, number: int) -> None:
+        """Record a trial that is the parent of several runs, and wait until they find it."""
+        self._post("open_trial", number, called=trial_key(self._key, number), owner=os.getpid())
+        self.wait()
+
     def trial(self, trial: FrozenTrial, standing: Standing, files: Iterable[Path]) -> None:
         """Record how a trial has ended, where the study stands, and files that have changed."""
         for number, (outcome, reason) in _ended([trial]).items():
             self._post("mark_trial", number, outcome=outcome, reason=reason)
+        if COUNT in trial.user_attrs:
+            self._post_means(trial)
         counts = {f"trials/{name}": float(n) for name, n in standing.counts.items()}
         best, tags = {f"best/{name}": value for name, value in standing.extremes.items()}, {}
         if standing.best:
@@ -115,6 +130,16 @@ class Records:
         self._post("set_tags", {NOTE: f"{self._about()}\n\n{note}"})
         self._post("close_study", status=status)
         self.wait()
+
+    def _post_means(self, trial: FrozenTrial) -> None:
+        """Record the mean of a trial's runs, which it keeps though it was given up, and its sd."""
+        values = trial.values or [fmean(trial.intermediate_values.values())]
+        means = {
+            f"mean/{name}": value for name, value in zip(self._objectives, values, strict=True)
+        }
+        facts = {k: v for k, v in trial.user_attrs.items() if k.split()[0] in ("sd", COUNT)}
+        key = trial_key(self._key, trial.number)
+        self._line.post("in_study", key, "log_metrics", means | facts)
 
     def _about(self) -> str:
         return (
@@ -225,7 +250,10 @@ class Report:
             self._live.refresh()
 
     def _line(self, outcome: Outcome, standing: Standing) -> str:
+        trial = self._ledger.roll.all[outcome.number]
         shown = " ".join(f"{value:.5g}" for value in outcome.values or ())
+        if shown and "sd" in trial.user_attrs:
+            shown += f" ± {trial.user_attrs['sd']:.2g}"
         parts = [f"trial {outcome.number}: {shown or outcome.state.name.lower()}"]
         if outcome.state == TrialState.FAIL:
             parts.append(outcome.reason)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 PLACE = ("study", "storage", "number")
+REPEATED = "repeated"  # the attribute of a study each of whose trials is several runs
 
 
 def trial(cfg: DictConfig | None = None) -> "RunningTrial":
@@ -34,7 +35,8 @@ def trial(cfg: DictConfig | None = None) -> "RunningTrial":
     )
     if OmegaConf.is_missing(hydra.job, "num") or not (study and storage):
         return RunningTrial(None)
-    return RunningTrial({"study": study, "storage": storage, "number": hydra.job.num})
+    runs = OmegaConf.select(hydra, "sweeper.repeats.values") or [None]  # each trial has
+    return RunningTrial({"study": study, "storage": storage, "number": hydra.job.num // len(runs)})
 
 
 class RunningTrial:
@@ -60,9 +62,10 @@ class RunningTrial:
     def judge(self, value: float, step: int) -> bool:
         """Report as `report` does; whether the trial is not worth going on.
 
-        Never true of a search with several objectives, which cannot be pruned.
+        Never true of a search with several objectives or with several runs a trial, which are not
+        pruned by their steps.
         """
-        if self._place is None or len(self._trial.study.directions) > 1:
+        if self._place is None or not self._is_prunable:
             return False
         known = self._trial.storage.get_trial(self._trial._trial_id).intermediate_values
         if step not in known:  # what is resumed repeats the step that it was killed in
@@ -73,6 +76,11 @@ class RunningTrial:
         """Keep a fact about the trial in the study; numbers become columns of trials.csv."""
         if self._place is not None:
             self._trial.set_user_attr(key, value)
+
+    @cached_property
+    def _is_prunable(self) -> bool:
+        study = self._trial.study
+        return len(study.directions) == 1 and not study.user_attrs.get(REPEATED)
 
     @cached_property
     def _trial(self) -> "Trial":

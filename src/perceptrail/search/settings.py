@@ -77,6 +77,10 @@ class Settings:
     outcome_constraints: list[str] = field(default_factory=list)
     # Points to begin with; the keys that a point leaves out are as they are by default.
     enqueue: list[Any] = field(default_factory=lambda: [{}])
+    # {key: seed, values: [0, 1, 2]}: each point is judged by the mean of a run for each value. One
+    # that is worse than the best, value by value, with a probability of error below p_value (0.1;
+    # by Wilcoxon's test, so after four runs at the earliest; null: never) has no further run.
+    repeats: Any = None
     # Another study, address:study, whose trials are taken over with their values; not counted.
     warm_start: str | None = None
     # Whether to draw, in figures/ of hydra.sweep.dir.

@@ -33,8 +33,10 @@ from perceptrail.search.grammar import read_space
 from perceptrail.search.launchers import Launched, Streamed, can_stream
 from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import Artist
-from perceptrail.search.report import Records, Report, store
+from perceptrail.search.repeats import Repeated, Repeats
+from perceptrail.search.report import Records, Report, store, trial_key
 from perceptrail.search.results import OVERRIDES, objectives, reported
+from perceptrail.search.running import REPEATED
 from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
 from perceptrail.search.stopping import Stopping
@@ -49,6 +51,7 @@ RECORDED = (
     "retries",
     "constraints",
     "outcome_constraints",
+    "repeats",
     "warm_start",
     "timeout",
     "patience",
@@ -98,6 +101,7 @@ class Search:
             loader=context.config_loader,
         )
         self._stopping = Stopping(settings)
+        self._repeats = Repeats.of(settings.repeats) if settings.repeats is not None else None
         self._constraints = [condition(c) for c in settings.constraints]
         self._limits = {text: violation(text) for text in settings.outcome_constraints}
         self._check_keys()
@@ -121,6 +125,7 @@ class Search:
         if sources:
             with exclusive(self._address, f"warm start {settings.study_name}"):
                 take_over(self._study, sources)
+        self._study.set_user_attr(REPEATED, self._repeats is not None)
         self._dir.mkdir(parents=True, exist_ok=True)
         (self._dir / "multirun.yaml").write_text(masked(OmegaConf.to_yaml(config)))
         self._ledger = Ledger(self._study, proposer, settings, starts=starts, address=self._address)
@@ -132,11 +137,12 @@ class Search:
         """
         HydraConfig.instance().set_config(self._config)  # for ${hydra:...}; each job sets its own
         draws = self._settings.figures
+        self._records = self._recorded()
         report = Report(
             self._ledger,
             self._dir,
             self._common,
-            records=self._recorded(),
+            records=self._records,
             artist=Artist(self._address, self._study, self._dir) if draws else None,
         )
         engine = self._engine()
@@ -198,7 +204,7 @@ class Search:
 
     def _notice_silence(self, outcome: Outcome) -> None:
         """Say once that a pruner can do nothing where trials report nothing."""
-        if outcome.state != TrialState.COMPLETE or self._has_heard:
+        if outcome.state != TrialState.COMPLETE or self._has_heard or self._repeats:
             return
         self._has_heard = True
         trial = self._study.get_trials(deepcopy=False)[outcome.number]
@@ -239,6 +245,14 @@ class Search:
             return replace(outcome, state=TrialState.FAIL, values=None, reason=str(error)), {}
 
     def _engine(self) -> Engine:
+        engine = self._engine_of_runs()
+        if self._repeats is None:
+            return engine
+        together = isinstance(engine, Launched) and not isinstance(engine, Streamed)
+        begin = self._records.open_trial if self._records else lambda _: None
+        return Repeated(engine, self._repeats, self._ledger, together=together, begin=begin)
+
+    def _engine_of_runs(self) -> Engine:
         slots = self._settings.n_jobs
         if self._launcher is not None:
             kind = Streamed if can_stream(self._launcher) else Launched
@@ -258,7 +272,9 @@ class Search:
             study = {"study": self._study.study_name, "storage": self._address}
             overrides.append(f"trial={text(study | {'number': trial.number})}")
         if store(self._common):
-            overrides.append(f"tracking.parent={self._study.user_attrs[KEY]}")
+            key = self._study.user_attrs[KEY]
+            parent = trial_key(key, trial.number) if self._repeats else key
+            overrides.append(f"tracking.parent={parent}")
         return overrides
 
     def _customised(self, trial: Trial) -> Iterator[tuple[str, Any]]:
@@ -309,6 +325,8 @@ class Search:
 
     def _check_keys(self) -> None:
         """Compose a few points: an unknown key or option is refused before the first trial."""
+        if self._repeats:
+            self._check_repeats(self._repeats)
         for name, values in self._space.witnesses():
             try:
                 self._compose(values)
@@ -316,6 +334,17 @@ class Search:
                 reason = str(error).splitlines()[0]
                 value = text(values[name])
                 raise UserError(f"search space: {name}={value}: {reason}") from error
+
+    def _check_repeats(self, repeats: Repeats) -> None:
+        if repeats.key in self._space.entries or repeats.key in self._space.fixed():
+            raise UserError(f"hydra.sweeper.repeats.key={repeats.key}: that key is searched, too")
+        for value in repeats.values:
+            override = f"{repeats.key}={text(value)}"
+            try:
+                self._composer.compose([*self._space.overrides({}), override])
+            except (HydraException, OmegaConfBaseException) as error:
+                reason = str(error).splitlines()[0]
+                raise UserError(f"hydra.sweeper.repeats: {override}: {reason}") from error
 
     def _compose(self, values: Values) -> DictConfig:
         return self._composer.compose(self._space.overrides(values))
