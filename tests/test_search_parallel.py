@@ -1,8 +1,10 @@
 """Many trials at a time: worker processes, launchers, and several commands on one PostgreSQL."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -207,3 +209,55 @@ def test_a_password_stays_with_the_search(tmp_path: Path, postgresql: str) -> No
     held = [path for path in tmp_path.rglob("*") if path.is_file() and "database" not in path.parts]
     assert any(path.name == "command.txt" for path in held)
     assert not [path for path in held if secret.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["journal", "postgresql"])
+def test_two_searches_of_two_workers_survive_kills(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """One of the two is killed as soon as another trial has ended, and started again."""
+    kills = int(os.environ.get("KILLS", "4"))
+    address = request.getfixturevalue(kind) if kind == "postgresql" else str(tmp_path / "j.journal")
+    total = 8 + 2 * kills
+    given = (*SPACE, f"hydra.sweeper.storage='{address}'", f"hydra.sweeper.n_trials={total}")
+    line = command(tmp_path / "sweep", *given, "hydra.sweeper.n_jobs=2", "nap=0.3")
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def trials() -> list[optuna.trial.FrozenTrial]:
+        try:
+            return optuna.load_study(study_name="app", storage=open_storage(address)).trials
+        except KeyError:  # it is not there yet
+            return []
+
+    def done() -> int:
+        return sum(t.state == TrialState.COMPLETE for t in trials())
+
+    searches, chance = [start(), start()], random.Random(0)
+    for _ in range(kills):
+        before = done()
+        while done() == before:
+            time.sleep(0.05)
+        victim = chance.randrange(2)
+        searches[victim].kill()
+        searches[victim].communicate()
+        searches[victim] = start()
+    said = [search.communicate()[1] for search in searches]
+    assert [search.returncode for search in searches] == [0, 0], said
+    ended = [t for t in trials() if "withdrawn" not in t.user_attrs]
+    completed = [t for t in ended if t.state == TrialState.COMPLETE]
+    lost = [t for t in ended if t.state == TrialState.FAIL]
+    assert len(completed) == total
+    assert len(completed) + len(lost) == len(ended)
+    assert 0 < len(lost) <= 2 * kills
+    assert all(t.user_attrs["lost"] for t in lost)
+    repeated = [t.user_attrs["rerun_of"] for t in ended if "rerun_of" in t.user_attrs]
+    assert sorted(repeated) == [t.number for t in lost]  # each once
+    assert len({tuple(t.params.items()) for t in completed}) == total
+    if kind == "postgresql":
+        storage = open_storage(address)
+        storage.remove_session()
+        storage.engine.dispose()
+    open_storage.cache_clear()
