@@ -29,6 +29,7 @@ PARTS = {
     "growth": 1,
     "fused": 3,
     "overhead": 3,
+    "trials": 3,
     "workers": 3,
     "pruning": 3,
     "recipes": 3,

@@ -148,10 +148,13 @@ class Lab:
 
     def multirun(self, *overrides: str, threads: int = 1) -> Jobs:
         """Run `train.py -m`, without figures, and with one thread a process unless told more."""
+        return self.search("train.py", "trainer=cpu", "figures=false", *overrides, threads=threads)
+
+    def search(self, application: str, *overrides: str, threads: int = 1) -> Jobs:
+        """Run any application's multirun."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
-        given = (f"hydra.sweep.dir={folder}", "trainer=cpu", "figures=false", *overrides)
-        usage = self._done(self.command("train.py", "-m", *given), OMP_NUM_THREADS=str(threads))
-        return Jobs(folder, usage)
+        command = self.command(application, "-m", f"hydra.sweep.dir={folder}", *overrides)
+        return Jobs(folder, self._done(command, OMP_NUM_THREADS=str(threads)))
 
     def _done(self, command: Sequence[str], **environment: str) -> Usage:
         watched, terminal = pty.openpty()  # a bar is drawn on a terminal alone

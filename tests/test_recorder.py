@@ -51,6 +51,15 @@ def test_a_late_log_tells_all_when_it_is_closed():
     ]
 
 
+def test_a_late_log_of_a_run_that_is_not_open_tells_it_whole():
+    line = Line()
+    opening = {"key": "k", "tags": {}}
+    with LateLog(line, "id", opening=opening).closing() as log:
+        log.post("log_params", {"a": 1})
+    calls = [("log_params", ({"a": 1},), {})]
+    assert line.told == [("log_run", ("id", calls), {**opening, "status": "FINISHED"})]
+
+
 def test_without_a_store_nothing_is_told():
     with RunLog(None, None).closing() as log:
         log.post("log_params", {"a": 1})

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Self
 
 import psutil
 import torch
@@ -59,13 +60,24 @@ class Clock:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves in memory."""
+    """What a training leaves in memory; the network has the weights of the `best_epoch`."""
 
     cfg: DictConfig
     run_dir: Path
     data: DataModule
     network: Network
     rows: list[Row]
+    best_epoch: int  # counted from 1
+
+    @classmethod
+    def stored(
+        cls, cfg: DictConfig, run_dir: Path, data: DataModule, network: Network, rows: list[Row]
+    ) -> Self:
+        """What it leaves whose best weights are in its checkpoint."""
+        best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
+        weights = {k.removeprefix("network."): v for k, v in best["state_dict"].items()}
+        network.cpu().load_state_dict(weights)
+        return cls(cfg, run_dir, data, network, rows, int(best["epoch"]) + 1)
 
 
 def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
@@ -75,10 +87,7 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     """
     run_dir, rows = trained.run_dir, trained.rows
     data, network, monitor = trained.data, trained.network, trained.cfg.monitor.metric
-    best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
-    weights = {k.removeprefix("network."): v for k, v in best["state_dict"].items()}
-    network.cpu().load_state_dict(weights)
-    best_epoch, step = int(best["epoch"]) + 1, int(rows[-1]["step"])
+    best_epoch, step = trained.best_epoch, int(rows[-1]["step"])
     x, y = (part.cpu().numpy() for part in data.val)
     judgement = judge(network, x, y)
     columns = data.dataset.columns

@@ -4,11 +4,12 @@ It imports MLflow while the training process imports PyTorch, writes while that 
 outlives it: when the training process dies, however suddenly, its runs are ended as KILLED.
 """
 
+import gc
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import Connection
@@ -94,10 +95,17 @@ class RunLog:
 
 
 class LateLog(RunLog):
-    """A run's view of a recorder that hears of the run when that is closed, of all at once."""
+    """A run's view of a recorder that hears of the run when that is closed, of all at once.
 
-    def __init__(self, line: Recorder, run_id: str) -> None:
+    With the arguments of `open_run` as `opening`, the recorder has not opened it, and writes it
+    while the next one ends: what goes wrong then shows at the end, in `settle`.
+    """
+
+    def __init__(
+        self, line: Recorder, run_id: str, *, opening: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(line, run_id)
+        self._opening = opening
         self._calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
 
     def post(self, method: str, *args: Any, **kwargs: Any) -> None:
@@ -108,14 +116,26 @@ class LateLog(RunLog):
         """Keep a call; the one that closes the run has all of them done."""
         if method != "close_run":
             return self.post(method, *args, **kwargs)
+        if self._opening is not None:
+            return super().post("log_run", self._calls, **self._opening, **kwargs)
         super().post("log_all", self._calls)
         return super().call(method, *args, **kwargs)
+
+
+_RECORDERS: list[Recorder] = []  # of this process
 
 
 @cache
 def connect(uri: str, experiment: str) -> Recorder:
     """The recorder of this process for a store; started at the first call, then the same one."""
-    return Recorder(uri, experiment)
+    _RECORDERS.append(Recorder(uri, experiment))
+    return _RECORDERS[-1]
+
+
+def settle() -> None:
+    """Wait until all is recorded; raises UserError if something was not."""
+    for line in _RECORDERS:
+        line.call("ping", "")
 
 
 def serve(make: Callable[[str, str], Server], descriptor: int) -> None:
@@ -161,3 +181,4 @@ if __name__ == "__main__":
 
     os.nice(10)  # the processors are the training's first
     serve(Store, int(sys.argv[1]))
+    gc.freeze()  # for a quick end

@@ -1,4 +1,4 @@
-"""The MLflow store: the only module that imports mlflow.
+"""The MLflow store: with drafts.py, which it uses, the only module that imports mlflow.
 
 A run talks to it through `perceptrail.recorder`, which runs it as a process of its own.
 """
@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -24,10 +24,12 @@ from typing import Any
 import mlflow
 import numpy as np
 import psutil
+import yaml
 from filelock import FileLock, Timeout
 from mlflow.entities import (
     Dataset,
     DatasetInput,
+    Experiment,
     InputTag,
     LoggedModelOutput,
     Metric,
@@ -43,6 +45,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
 from sqlalchemy import Engine, event
 
+from perceptrail.drafts import Draft, database
 from perceptrail.errors import UserError
 from perceptrail.passwords import masked
 from perceptrail.processes import identity, is_alive
@@ -135,7 +138,7 @@ class Store:
         self._monitors: dict[str, _LoadMonitor] = {}
         self._studies: dict[str, tuple[str, str]] = {}  # of each open study: key, tag of its owner
         self._trials: dict[tuple[str, str], str] = {}  # the run of a study's run and trial number
-        self._models: dict[tuple[Any, ...], TemporaryDirectory[str]] = {}  # see log_model
+        self._models: dict[tuple[Any, ...], tuple[TemporaryDirectory[str], Model]] = {}  # of a kind
         mlflow.set_tracking_uri(uri)
         try:
             with self._creation():  # creating the tables races between processes
@@ -188,8 +191,7 @@ class Store:
             lock.acquire(timeout=10)
         except Timeout:
             raise UserError(f"{run_dir}: another process is still writing this run") from None
-        own = {KEY: key, RUN_DIR: run_dir, HOST: socket.gethostname(), PROCESS: identity(owner)}
-        own |= {PARENT: self._study_id(parent)} if parent else {}
+        own = self._marks(key=key, run_dir=run_dir, owner=owner, parent=parent)
         found = self._search(f"tags.`{KEY}` = '{key}'")
         if found:
             run_id = str(found[0].info.run_id)
@@ -204,13 +206,60 @@ class Store:
             run_id = str(run.info.run_id)
             self._steps[run_id], self._params[run_id] = set(), {}
         self._locks[run_id] = lock
-        if parent and TRIAL_NUMBER in tags:
-            self._trials[own[PARENT], tags[TRIAL_NUMBER]] = run_id
+        self._note_trial(run_id, own | dict(tags))
         if system_metrics:
             monitor = _LoadMonitor(run_id, resume_logging=bool(found), tracking_uri=self._uri)
             monitor.start()
             self._monitors[run_id] = monitor
         return run_id
+
+    def _marks(self, *, key: str, run_dir: str, owner: int, parent: str | None) -> dict[str, str]:
+        """The tags by which a run is found again."""
+        own = {KEY: key, RUN_DIR: run_dir, HOST: socket.gethostname(), PROCESS: identity(owner)}
+        return own | ({PARENT: self._study_id(parent)} if parent else {})
+
+    @cached_property
+    def _whole(self) -> Experiment:
+        return self._client.get_experiment(self._experiment)
+
+    def _note_trial(self, run_id: str, tags: Mapping[str, str]) -> None:
+        if PARENT in tags and TRIAL_NUMBER in tags:
+            self._trials[tags[PARENT], tags[TRIAL_NUMBER]] = run_id
+
+    def log_run(
+        self,
+        run_id: str,
+        calls: Iterable[tuple[str, tuple[Any, ...], dict[str, Any]]],
+        *,
+        name: str,
+        tags: Mapping[str, str],
+        status: str,
+        note: str = "",
+        **marks: Any,
+    ) -> None:
+        """Store a run that has ended, of whatever `calls` (method, args, kwargs) there were for it.
+
+        The others are the arguments of `open_run` and `close_run`. In a database the run is there
+        whole or not at all, under the id that is given.
+        """
+        store = database(self._client)
+        assert store is not None
+        own = self._marks(**marks) | dict(tags)
+        given = {key: masked(value)[:8000] for key, value in own.items()}
+        draft = Draft(store, self._whole, run_id, name=name, tags=given)
+        self._steps[run_id], self._params[run_id] = set(), {}
+        client, self._client = self._client, draft  # type: ignore[assignment]
+        try:
+            for method, args, kwargs in calls:
+                getattr(self, method)(run_id, *args, **kwargs)
+            if note:
+                self.set_tags(run_id, {"mlflow.note.content": note})
+        finally:
+            self._client = client
+            self._steps.pop(run_id)
+            self._params.pop(run_id, None)
+        draft.write(status)
+        self._note_trial(run_id, own)
 
     def close_run(self, run_id: str, *, status: str, note: str = "") -> None:
         """End a run as FINISHED, FAILED or KILLED; the note is what the UI shows of it."""
@@ -230,6 +279,8 @@ class Store:
             self.close_run(run_id, status="KILLED")
         for run_id in list(self._studies):
             self.close_study(run_id, status="KILLED")
+        for place, _ in self._models.values():
+            place.cleanup()
 
     def _end_dead_runs(self) -> None:
         here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
@@ -468,6 +519,11 @@ class Store:
 
     def log_texts(self, run_id: str, texts: Mapping[str, str]) -> None:
         """Store texts as files."""
+        client: Any = self._client
+        if isinstance(client, Draft):
+            for name, text in texts.items():
+                client.log_text(run_id, masked(text), name)
+            return
         if not texts:
             return
         with TemporaryDirectory() as folder:
@@ -527,17 +583,19 @@ class Store:
         # All but the weights is the same for every run of a search: saved once, then changed.
         kind = (*classes, inputs, *code, "module" in read_json(Path(path) / ARCHITECTURE))
         if kind not in self._models:
-            self._models[kind] = TemporaryDirectory()
-            _save_model(self._models[kind].name, path, classes=classes, inputs=inputs, code=code)
-        folder = Path(self._models[kind].name)
+            made = TemporaryDirectory()
+            _save_model(made.name, path, classes=classes, inputs=inputs, code=code)
+            self._models[kind] = (made, Model.load(made.name))
+        place, model = self._models[kind]
+        folder = Path(place.name)
         weights = folder / "data" / MODEL
         shutil.rmtree(weights)
         shutil.copytree(path, weights)
-        model = Model.load(str(folder))
         model.run_id, model.model_id, model.model_uuid = run_id, logged.model_id, uuid.uuid4().hex
         model.utc_time_created = str(datetime.now(UTC).replace(tzinfo=None))
         model.model_size_bytes = sum(file.stat().st_size for file in weights.iterdir())
-        model.save(str(folder / "MLmodel"))
+        with (folder / "MLmodel").open("w") as file:  # as Model.save does, by libyaml
+            yaml.dump(model.to_dict(), file, yaml.CSafeDumper, default_flow_style=False)
         self._client.log_model_artifacts(logged.model_id, str(folder))
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -86,7 +87,7 @@ def run(cfg: DictConfig) -> float | list[float]:
         clock.start_fit()
         fit()
         clock.end_fit()
-        reached = conclude(Trained(cfg, run_dir, data, network, history.rows), log, clock)
+        reached = conclude(Trained.stored(cfg, run_dir, data, network, history.rows), log, clock)
     for callback in pruning:
         callback.end(reached)
     return returned(cfg, reached)
@@ -221,19 +222,24 @@ def recorded(
     tags, texts = _origin()
     if cfg.trial is not None:
         tags = tags | {"trial.study": cfg.trial.study, "trial.number": str(cfg.trial.number)}
-    run_id = line.call(
-        "open_run",
-        key=record["key"],
-        name=f"{choices['data']}-{choices['model']}-{record['key'][:4]}",
-        run_dir=str(run_dir),
-        owner=os.getpid(),
-        tags=tags,
-        parent=cfg.tracking.parent,
-        system_metrics=live and cfg.tracking.system_metrics,
-    )
+    opening = {
+        "key": record["key"],
+        "name": f"{choices['data']}-{choices['model']}-{record['key'][:4]}",
+        "run_dir": str(run_dir),
+        "owner": os.getpid(),
+        "tags": tags,
+        "parent": cfg.tracking.parent,
+    }
+    whole = not live and not cfg.tracking.uri.startswith("http")
+    if whole:
+        run_id = uuid.uuid4().hex
+    else:
+        load = live and cfg.tracking.system_metrics
+        run_id = line.call("open_run", **opening, system_metrics=load)
     store = {"uri": masked(cfg.tracking.uri), "experiment": cfg.tracking.experiment}
     runs.write_json(run_dir / runs.RECORD, {**record, "run_id": run_id, **store})
-    log = RunLog(line, run_id) if live else LateLog(line, run_id)
+    late = partial(LateLog, opening=opening if whole else None)
+    log = RunLog(line, run_id) if live else late(line, run_id)
     secret = ("trial.storage",)  # may hold a password
     log.post("log_params", {k: v for k, v in flat(cfg).items() if k not in secret})
     log.post("log_texts", texts)

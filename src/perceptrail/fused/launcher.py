@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from perceptrail import recorder
 from perceptrail.errors import UserError
 from perceptrail.runs import RECORD
 from perceptrail.search.jobs import Composer, as_job, run_job
@@ -108,6 +109,7 @@ def launch(
             task = partial(finish, member=members.pop(number), start=start)
         done.append(run_job(own, function=task, context=context))
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    recorder.settle()
     return done
 
 

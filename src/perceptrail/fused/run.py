@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from perceptrail import config
+from perceptrail import config, recorder
 from perceptrail.build import USE, dataset
 from perceptrail.callbacks import BEST, LAST
 from perceptrail.conclusion import Clock, Trained, conclude
@@ -31,6 +31,8 @@ def prepare(cfg: DictConfig, datasets: dict[str, Dataset]) -> Member:
     Raises `UserError` as a run of the job would.
     """
     config.validate(cfg)
+    if cfg.tracking.uri is not None:  # its process imports MLflow while this one trains
+        recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
     use_device(cfg.trainer)
     which = str({name: value for name, value in cfg.data.items() if name not in USE})
     if which not in datasets:
@@ -59,7 +61,11 @@ def finish(cfg: DictConfig, member: Member, *, start: float) -> float | list[flo
             raise outcome.error
         for name, file in (("best", BEST), ("last", LAST)):
             torch.save(_checkpoint(outcome, name), run_dir / file)
-        trained = Trained(cfg, run_dir, member.data, member.network, outcome.rows)
+        best = {k: torch.from_numpy(v) for k, v in outcome.states["best"].items()}
+        member.network.load_state_dict(best)
+        trained = Trained(
+            cfg, run_dir, member.data, member.network, outcome.rows, outcome.best_epoch + 1
+        )
         reached = conclude(trained, store, Clock(start, start, start + outcome.seconds))
     for judge in member.pruning:
         judge.end(reached)

@@ -3,7 +3,8 @@
 Hydra walks the defaults lists and reads every file anew for each job, copies the configuration five
 times and writes it as YAML in Python. What is read depends only on the config groups that are
 chosen: each choice of groups is composed once, and the other overrides are applied to a copy by
-Hydra's own function. The job gets that copy, and libyaml writes the same text.
+Hydra's own function. The job gets that copy, and libyaml writes the same text. An
+interpolation is parsed once.
 """
 
 import copy
@@ -12,10 +13,12 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
+from enum import Enum
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+import omegaconf.base
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -24,10 +27,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, grammar_parser, open_dict, read_write
 from omegaconf._utils import get_omega_conf_dumper
+from omegaconf.basecontainer import BaseContainer
 
 from perceptrail.passwords import masked
+
+omegaconf.base.parse = cache(grammar_parser.parse)  # type: ignore[attr-defined]  # only read
 
 
 class Composer:
@@ -90,8 +96,7 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
         folder = Path(hydra.sweep.dir, str(hydra.sweep.subdir)).absolute()
         with read_write(hydra), open_dict(hydra):
             hydra.runtime.output_dir = str(folder)
-        own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
-        OmegaConf.set_struct(own, OmegaConf.is_struct(config))
+        own = _without_hydra(config)
         folder.mkdir(parents=True, exist_ok=True)
         changes = hydra.job.chdir
         if changes is None:
@@ -122,6 +127,18 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
         return job
 
 
+def _without_hydra(config: DictConfig) -> DictConfig:
+    """The application's part of a configuration, of the same nodes."""
+    own, nodes = DictConfig({}), config._content
+    assert isinstance(nodes, dict)
+    shared = {key: node for key, node in nodes.items() if key != "hydra"}
+    own.__dict__["_content"] = shared
+    for node in shared.values():
+        node._set_parent(own)
+    OmegaConf.set_struct(own, OmegaConf.is_struct(config))
+    return own
+
+
 def _copies(config: DictConfig) -> Callable[[], DictConfig]:
     """What makes copies of a configuration; from a pickle, a copy takes a fifth of the time."""
     try:
@@ -145,5 +162,18 @@ _Dumper.add_representer(str, cast(Any, get_omega_conf_dumper()).str_representer)
 
 
 def _yaml(config: Any) -> str:
-    plain = OmegaConf.to_container(config, resolve=False, enum_to_str=True)
-    return str(yaml.dump(plain, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
+    return str(yaml.dump(_plain(config), Dumper=_Dumper, allow_unicode=True, sort_keys=False))
+
+
+def _plain(node: Any) -> Any:
+    """What OmegaConf.to_container makes, unresolved, in a fifth of the time."""
+    if isinstance(node, BaseContainer):
+        content = node._content
+        if isinstance(content, dict):
+            return {_named(key): _plain(value) for key, value in content.items()}
+        return [_plain(value) for value in content] if isinstance(content, list) else content
+    return _named(node._value())
+
+
+def _named(value: Any) -> Any:
+    return value.name if isinstance(value, Enum) else value
