@@ -1,7 +1,8 @@
-"""Recognise digits in image files: any size, black on white or white on black.
+"""Predict with a stored run: image files, or the rows of a table.
 
-python predict.py image=digit.png                with the latest run
+python predict.py image=digit.png                with the latest run; any size, any colours
 python predict.py image=folder run=best          a folder, with the best run
+python predict.py input=new.csv output=told.csv  a table, with the columns that were trained on
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ from perceptrail import command
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="predict")
 def main(cfg: DictConfig) -> None:
-    """Predict the images that `cfg` names and print a line for each."""
+    """Predict what `cfg` names."""
     from perceptrail import evaluation
 
     evaluation.predict(cfg)

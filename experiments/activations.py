@@ -29,8 +29,8 @@ from perceptrail import charts, runs
 from perceptrail.activations import ACTIVATIONS, Activation
 from perceptrail.data.module import numbers
 from perceptrail.data.synthetic import xor
+from perceptrail.losses import mean_loss
 from perceptrail.model import MLP
-from perceptrail.prediction import mean_loss
 from perceptrail.scratch.losses import LOSSES
 from perceptrail.scratch.network import Network
 from perceptrail.scratch.optimizers import Adam

@@ -29,8 +29,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from perceptrail import charts
 from perceptrail.activations import ACTIVATIONS
 from perceptrail.data.module import DataModule
+from perceptrail.losses import mean_loss
 from perceptrail.model import MLP
-from perceptrail.prediction import mean_loss
 from perceptrail.scratch.network import Network, numerical_gradient
 from perceptrail.scratch.optimizers import SGD, Adam, Optimizer
 

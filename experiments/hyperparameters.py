@@ -27,8 +27,9 @@ from perceptrail import charts, runs
 from perceptrail.baselines import same_split
 from perceptrail.charts import mean_sd
 from perceptrail.data.dataset import Part
+from perceptrail.losses import mean_loss
 from perceptrail.model import MLP
-from perceptrail.prediction import judge, mean_loss
+from perceptrail.prediction import judge
 
 POINT = 0.01  # of accuracy: what differs by less is taken as equal
 RELAPSE = 0.1  # nats of validation loss lost again: more is called unstable

@@ -77,7 +77,16 @@ def or_null(values):
 VALUES = {
     "seed": integers(0, high=2**32 - 1),
     "figures": FLAGS,
-    "monitor.metric": names("val/loss", "val/acc", "train/loss"),
+    "monitor.metric": names("train/loss", "val/loss", "val/acc", "val/r2", "val/mae", "val/rmse"),
+    "task.name": names("classification", "regression"),
+    "task.loss": (
+        [None, "mse", "huber", {"_target_": "my.Loss"}],
+        ["", "MSE", 1, {"a": 1}],
+        "null for the usual one, mse, mae or huber of numbers",
+    ),
+    "input": or_null(TEXTS),
+    "output": or_null(TEXTS),
+    "separator": or_null(TEXTS),
     "monitor.mode": names("min", "max"),
     "regularization.label_smoothing": SHARES,
     "regularization.l1": NOT_NEGATIVE,
@@ -169,7 +178,7 @@ VALUES = {
     "tracking.experiment": or_null(TEXTS),
     "tracking.system_metrics": FLAGS,
     "run": TEXTS,
-    "image": TEXTS,
+    "image": or_null(TEXTS),
 }
 
 

@@ -31,7 +31,8 @@ TABLES = {
 def calls(tmp_path):
     """What a run tells of itself."""
     network = MLP(4, 3, hidden=[5], mean=0.0, std=1.0)
-    network.save(tmp_path / "model", classes=("a", "b", "c"), shape=(4,))
+    facts = {"classes": ("a", "b", "c"), "shape": (4,), "task": {"name": "classification"}}
+    network.save(tmp_path / "model", **facts)
     (tmp_path / "history.csv").write_text("step\n1\n")
     (tmp_path / "config.yaml").write_text("uri: postgresql://me:secret@host/db\n")
     rows = [{"step": s, "epoch": s, "val/loss": 1 / s, "odd": float("nan")} for s in (1, 2, 3)]
@@ -47,11 +48,7 @@ def calls(tmp_path):
         ),
         *(("log_row", (row,), {}) for row in rows),
         ("log_row", (rows[0],), {}),  # come twice
-        (
-            "log_model",
-            (str(tmp_path / "model"),),
-            {"classes": ["a", "b", "c"], "inputs": 4, "code": []},
-        ),
+        ("log_model", (str(tmp_path / "model"),), {"code": []}),
         ("log_files", ([str(tmp_path / "history.csv")],), {}),
         ("log_metrics", ({"best/val/loss": 0.5},), {"step": 3}),
         ("set_tags", ({"mlflow.note.content": "first"},), {}),

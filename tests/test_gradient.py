@@ -10,8 +10,8 @@ from torch import Tensor
 from perceptrail.activations import ACTIVATIONS
 from perceptrail.gradient import Gradient
 from perceptrail.linear import is_large
+from perceptrail.losses import loss_and_slope, losses_and_slopes, mean_loss
 from perceptrail.model import MLP, NORMS
-from perceptrail.prediction import loss_and_slope, losses_and_slopes, mean_loss
 
 NOISY = {"dropout": 0.4, "input_dropout": 0.1, "noise": 0.3, "input_noise": 0.2}
 

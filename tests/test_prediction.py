@@ -9,16 +9,13 @@ from scipy.special import expit, log_softmax, logsumexp, softmax
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 from torch.nn import functional as F
 
+from perceptrail.losses import example_losses, labels, mean_loss, probabilities
 from perceptrail.model import MLP
 from perceptrail.prediction import (
     CHUNK,
     Predictor,
-    example_losses,
     judge,
-    labels,
     logits_of,
-    mean_loss,
-    probabilities,
 )
 
 SMOOTHING = [0.0, 0.1, 0.9]
@@ -113,8 +110,8 @@ def test_a_judgement_is_what_scikit_learn_counts(outputs, classes):
     x, y = sample(300, classes=classes)
     y[y == classes - 1] = 0  # a class that is not there
     made = network(outputs, dropout=0.5, input_dropout=0.5)
-    judgement = judge(made, x, y)
     names = list(range(classes))
+    judgement = judge(made, x, y)
     z = made.eval()(torch.from_numpy(x)).detach().double().numpy()
     z = np.concatenate([np.zeros_like(z), z], 1) if outputs == 1 else z
     assert (judgement.predicted == z.argmax(1)).all()

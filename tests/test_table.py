@@ -204,4 +204,4 @@ def test_targets_that_are_numbers_are_refused_where_classes_are_learned(tmp_path
         "train.py", "data=table", "data.path=a.csv", "data.target=y", "tracking=none", cwd=tmp_path
     )
     assert refused.wait().code == 1
-    assert "data: the targets of a (y) are numbers, and must be classes" in refused.output
+    assert "the targets of a (y) are numbers, and must be classes" in refused.output

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from perceptrail.data.dataset import Dataset
 from perceptrail.errors import UserError
 
+CLASSES = "classification"
+
 # Keys of the group `data` that say how the data are used; the others say which they are.
 USE = ("batch_size", "val_size", "train_size", "augment")
 
@@ -51,9 +53,22 @@ def naming(key: str) -> Iterator[None]:
         raise UserError(f"{key}: {str(error).strip().splitlines()[0]}") from error
 
 
+def which_data(cfg: DictConfig) -> dict[str, Any]:
+    """What says which data set it is; targets that are not said to be either are as the task's."""
+    which = {str(key): value for key, value in cfg.data.items() if key not in USE}
+    if which.get("kind", "") is None and task_name(cfg) != CLASSES:
+        which["kind"] = "numbers"
+    return which
+
+
+def task_name(cfg: DictConfig) -> str:
+    """The task; of runs that were stored before there were others, classification."""
+    return str(OmegaConf.select(cfg, "task.name", default=CLASSES))
+
+
 def dataset(cfg: DictConfig) -> Dataset:
     """The data set that the group `data` names, fetched if need be."""
-    which = DictConfig({k: v for k, v in cfg.data.items() if k not in USE})
+    which = DictConfig(which_data(cfg))
     made = build(which, key="data")
     if isinstance(made, Dataset):
         return made

@@ -311,8 +311,8 @@ class Progress(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how the epoch went."""
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        shown = ("train/loss", "val/loss", "val/acc")
         metrics = trainer.callback_metrics
+        shown = ("train/loss", *(name for name in metrics if name.startswith("val/")))
         figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
         if self._bar is not None:
             self._bar.set_description(epoch, refresh=False)

@@ -16,9 +16,9 @@ from perceptrail.distillation import Relabel
 from perceptrail.gradient import Autograd, Gradient
 from perceptrail.model import MLP
 from perceptrail.network import Network
-from perceptrail.prediction import example_losses, labels, loss_and_slope, mean_loss
 from perceptrail.replay import Replay, obstacle
 from perceptrail.stepping import Step
+from perceptrail.tasks import Classification, Task
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ Schedule = partial[Any]
 
 
 class Classifier(pl.LightningModule):
-    """Trains a network by cross-entropy on batches (inputs [batch, d], labels [batch]).
+    """Trains a network for a task on batches (inputs [batch, d], targets [batch, ...]).
 
     Lightning hands over many batches at a time and the loop over them is here, because for small
     networks the way from one step to the next costs as much as the step (manual optimization).
     Per-step values stay tensors on the device and are read once an epoch. `train/loss` is the loss
-    that is minimised, smoothing and penalties included; `val/loss` the plain cross-entropy.
+    that is minimised, smoothing and penalties included; `val/loss` is without.
 
     With `adversarial`, half of the loss is that of inputs shifted against their labels: along the
     loss's gradient, by so many standard deviations of the data (root mean square over an input's
@@ -50,6 +50,7 @@ class Classifier(pl.LightningModule):
         self,
         network: Network,
         *,
+        task: Task | None = None,  # classification
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
@@ -64,7 +65,7 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.network = network
+        self.network, self.task = network, task or Classification()
         self._make_optimizer, self._schedule = optimizer, schedule
         self._label_smoothing, self._l1, self._l2 = label_smoothing, l1, l2
         self._max_norm, self._gradient_clip, self._monitor = max_norm, gradient_clip, monitor
@@ -76,7 +77,8 @@ class Classifier(pl.LightningModule):
         self._step: Step | None = None
         self._gradient: Gradient | Autograd | None = None
         self._advance: Callable[[Tensor, Tensor], Tensor] = self._make_step
-        self._sums: Tensor | None = None  # of the validation: loss, correct, examples
+        self._sums: Tensor | None = None  # of the validation
+        self._validated = 0  # examples
 
     @property
     def step(self) -> int:
@@ -100,7 +102,7 @@ class Classifier(pl.LightningModule):
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of one batch that training minimises."""
-        loss = mean_loss(self.network(x), y, label_smoothing=self._label_smoothing)
+        loss = self.task.loss(self.network(x), y, label_smoothing=self._label_smoothing)
         if self._l1:
             loss = loss + self._l1 * sum(w.abs().sum() for w in self.network.weights)
         if self._l2:
@@ -129,9 +131,12 @@ class Classifier(pl.LightningModule):
         dtypes = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
         plain = trainer.precision in dtypes and trainer.world_size == 1
         own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
+        own_loss = own_loss or not self.task.is_plain
         if plain and not (own_loss or self._l1 or self._l2) and Gradient.suits(self.network):
             assert isinstance(self.network, MLP)
-            loss = partial(loss_and_slope, label_smoothing=self._label_smoothing, share=share)
+            loss = partial(
+                self.task.loss_and_slope, label_smoothing=self._label_smoothing, share=share
+            )
             return Gradient(self.network, loss, dtype=dtypes[str(trainer.precision)])
         # With several processes, Lightning has them agree on the gradient.
         backward = self.manual_backward if trainer.world_size > 1 else Tensor.backward
@@ -191,22 +196,22 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums anew."""
-        self._sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+        self._sums, self._validated = None, 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the sums."""
-        assert self._sums is not None
         x, y = batch
-        logits = self.network(x)
-        self._sums[0] += example_losses(logits, y).sum(dtype=torch.float64)
-        self._sums[1] += (labels(logits) == y).sum()
-        self._sums[2] += len(y)
+        sums = self.task.sums(self.network(x), y)
+        self._sums = sums if self._sums is None else self._sums + sums
+        self._validated += len(y)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and accuracy over all validation examples of all processes."""
+        """Log the loss and the task's measures over all validation examples of all processes."""
         assert self._sums is not None
-        loss, correct, examples = self.trainer.strategy.reduce(self._sums, reduce_op="sum")
-        self.log_dict({"val/loss": loss / examples, "val/acc": correct / examples})
+        examples = self._sums.new_full((1,), self._validated)
+        total = self.trainer.strategy.reduce(torch.cat([self._sums, examples]), reduce_op="sum")
+        found = self.task.metrics(total[:-1], total[-1])
+        self.log_dict({f"val/{name}": value for name, value in found.items()})
 
     def configure_optimizers(self) -> Any:
         """The optimizer, with its learning-rate schedule if there is one."""

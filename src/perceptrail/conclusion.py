@@ -17,9 +17,11 @@ from omegaconf import DictConfig
 from perceptrail import gallery, runs
 from perceptrail.callbacks import BEST, Row
 from perceptrail.data.module import DataModule
+from perceptrail.measures import MEASURES, measure, said
 from perceptrail.network import Network, sources
 from perceptrail.prediction import judge
 from perceptrail.recorder import RunLog
+from perceptrail.tasks import Task
 
 HISTORY = "history.csv"
 
@@ -66,18 +68,27 @@ class Trained:
     run_dir: Path
     data: DataModule
     network: Network
+    task: Task
     rows: list[Row]
     best_epoch: int  # counted from 1
 
     @classmethod
     def stored(
-        cls, cfg: DictConfig, run_dir: Path, data: DataModule, network: Network, rows: list[Row]
+        cls,
+        cfg: DictConfig,
+        run_dir: Path,
+        *,
+        data: DataModule,
+        network: Network,
+        task: Task,
+        rows: list[Row],
     ) -> Self:
         """What it leaves whose best weights are in its checkpoint."""
         best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
-        weights = {k.removeprefix("network."): v for k, v in best["state_dict"].items()}
+        of_network = {k.partition("network."): v for k, v in best["state_dict"].items()}
+        weights = {name: v for (before, _, name), v in of_network.items() if not before}
         network.cpu().load_state_dict(weights)
-        return cls(cfg, run_dir, data, network, rows, int(best["epoch"]) + 1)
+        return cls(cfg, run_dir, data, network, task, rows, int(best["epoch"]) + 1)
 
 
 def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
@@ -89,18 +100,22 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     data, network, monitor = trained.data, trained.network, trained.cfg.monitor.metric
     best_epoch, step = trained.best_epoch, int(rows[-1]["step"])
     x, y = (part.cpu().numpy() for part in data.val)
-    judgement = judge(network, x, y)
-    columns = data.dataset.columns
-    table = {"columns": columns.facts()} if columns else {}
-    network.save(run_dir / runs.MODEL, classes=data.classes, shape=data.shape, **table)
-    model = str(run_dir / runs.MODEL)
-    code = sources(network)
-    log.post("log_model", model, classes=list(data.classes), inputs=data.inputs, code=code)
+    judgement = judge(network, x, y, task=trained.task)
+    facts = {"classes": data.classes, "shape": data.shape, "task": trained.task.facts()}
+    facts |= {"targets": data.dataset.targets} if data.dataset.targets else {}
+    facts |= {"columns": data.dataset.columns.facts()} if data.dataset.columns else {}
+    network.save(run_dir / runs.MODEL, **facts)
+    log.post("log_model", str(run_dir / runs.MODEL), code=sources(network))
 
     if trained.cfg.figures:
         folder = run_dir / "figures"
         drawn = [
-            *gallery.draw_training(folder, network, rows, best_epoch=best_epoch, shape=data.shape),
+            *gallery.draw_training(
+                *(folder, network, rows),
+                best_epoch=best_epoch,
+                shape=data.shape,
+                task=trained.task.name,
+            ),
             *gallery.draw_judgement(folder, network, x, y, judgement, dataset=data.dataset),
         ]
         log.post("log_files", [str(path) for path in drawn], folder="figures")
@@ -120,7 +135,7 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     shown = runs.shown(run_dir)
     summary = (
         f"{monitor} {reached[monitor]:.4f}, "
-        f"validation accuracy {judgement.accuracy:.2%} (epoch {best_epoch} of {len(rows)})\n"
+        f"validation {said(judgement.metrics)} (epoch {best_epoch} of {len(rows)})\n"
         f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
         f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all"
     )
@@ -142,11 +157,11 @@ def _pointers(run_dir: Path) -> str:
 
 
 def _extremes(rows: Sequence[Row]) -> dict[str, float]:
-    """The best value of each loss and accuracy over the epochs."""
-    names = [name for name in rows[-1] if name.endswith(("/loss", "/acc"))]
+    """The best value of each loss and measure over the epochs."""
     return {
-        name: (min if name.endswith("/loss") else max)(row[name] for row in rows if name in row)
-        for name in names
+        name: (max if measure(name).highest else min)(row[name] for row in rows if name in row)
+        for name in rows[-1]
+        if name.startswith(("train/", "val/")) and name.partition("/")[2] in MEASURES
     }
 
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from perceptrail.errors import UserError, did_you_mean
+from perceptrail.measures import KINDS, MEASURES, measure
 from perceptrail.passwords import masked, unmasked
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
@@ -110,9 +111,15 @@ _COLUMNS = Rule(
     "a column, or a list of columns, such as [width, height]",
     lambda v: _TEXT.holds(v) or (_LIST.holds(v) and len(v) > 0),
 )
+
+
+def _is_target(value: Any) -> bool:
+    return isinstance(value, DictConfig) and "_target_" in value
+
+
 _FILE = Rule(
     "a file, or {_target_: package.function} that returns what it would hold",
-    lambda v: _TEXT.holds(v) or (isinstance(v, DictConfig) and "_target_" in v),
+    lambda v: _TEXT.holds(v) or _is_target(v),
 )
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 _STORE = Rule(
@@ -137,7 +144,12 @@ OF_ALL_DATA = ("data._target_", "data.val_size", "data.train_size", "data.batch_
 RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "seed": _integer(0, 2**32 - 1),
     "figures": _FLAG,
-    "monitor.metric": _one_of(["val/loss", "val/acc", "train/loss"]),
+    "task.name": _one_of(KINDS),
+    "task.loss": Rule(
+        "null for the usual one, mse, mae or huber of numbers, or {_target_: my.Loss}",
+        lambda v: v in (None, "mse", "mae", "huber") or _is_target(v),
+    ),
+    "monitor.metric": _one_of(["train/loss", *(f"val/{name}" for name in MEASURES)]),
     "monitor.mode": _one_of(["min", "max"]),
     "regularization.label_smoothing": _SHARE,
     "regularization.l1": _at_least(0),
@@ -211,7 +223,10 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "tracking.experiment": _TEXT.or_null(),
     "tracking.system_metrics": _FLAG,
     "run": _TEXT,
-    "image": _TEXT,
+    "image": _TEXT.or_null(),
+    "input": _TEXT.or_null(),
+    "output": _TEXT.or_null(),
+    "separator": _TEXT.or_null(),
 }
 
 KEYS = {key.partition(".")[0] for key in RULES} | {"resume", "trial", "objectives", "hydra"}
@@ -241,10 +256,34 @@ def validate(cfg: DictConfig) -> None:
             hint = did_you_mean(str(value), rule.names)
             raise UserError(f"{key}={_shown(value)}: must be {rule.allowed}{hint}")
     metric, mode = (OmegaConf.select(cfg, f"monitor.{name}") for name in ("metric", "mode"))
-    if metric and mode and (mode == "max") != metric.endswith("/acc"):
+    if metric and mode and (mode == "max") != measure(metric).highest:
+        better = "max for an accuracy and min for a loss"
+        if not metric.endswith(("/acc", "/loss")):
+            better = f"max for {metric}" if measure(metric).highest else f"min for {metric}"
+        raise UserError(f"monitor.mode={mode}: must be {better}; monitor.metric is {metric}")
+    _check_task(cfg)
+
+
+def _check_task(cfg: DictConfig) -> None:
+    """Check that what is chosen goes with the task."""
+    keys = ("task.name", "task.loss", "monitor.metric", "regularization.label_smoothing")
+    task, loss, metric, smoothing = (OmegaConf.select(cfg, key) for key in keys)
+    if task is None or metric is None:
+        return
+    known = ["train/loss", *(f"val/{name}" for name in ("loss", *KINDS[task].measures))]
+    if metric not in known:
         raise UserError(
-            f"monitor.mode={mode}: must be max for an accuracy and min for a loss; "
-            f"monitor.metric is {metric}"
+            f"monitor.metric={metric}: must be one of {', '.join(known)} for task={task}"
+        )
+    if isinstance(loss, str) != (task == "regression") and not _is_target(loss):
+        allowed = "mse, mae, huber" if task == "regression" else "null"
+        raise UserError(
+            f"task.loss={_shown(loss)}: must be {allowed} or {{_target_: my.Loss}} for task={task}"
+        )
+    if smoothing and (task == "regression" or loss is not None):
+        raise UserError(
+            f"regularization.label_smoothing={smoothing}: must be 0 "
+            "where the loss is not cross-entropy"
         )
 
 

@@ -11,9 +11,9 @@ from perceptrail import network as networks
 from perceptrail import runs
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
-from perceptrail.prediction import probabilities
+from perceptrail.losses import probabilities
 
-# Takes a batch; returns probabilities in place of its labels, as `prediction.mean_loss` takes them.
+# Takes a batch; returns probabilities in place of its labels, as `losses.mean_loss` takes them.
 Relabel = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -7,13 +7,15 @@ from tempfile import mkdtemp
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from perceptrail import config, gallery, recorder, runs
+from perceptrail import config, gallery, recorder, runs, tasks
+from perceptrail.assignment import own_loss
 from perceptrail.build import dataset
 from perceptrail.data.image import image_files, read_digit
 from perceptrail.errors import UserError
+from perceptrail.measures import said
 from perceptrail.network import load
 from perceptrail.passwords import masked, unmasked
-from perceptrail.prediction import judge, logits_of, probabilities
+from perceptrail.prediction import judge, logits_of
 
 
 def locate(cfg: DictConfig) -> Path:
@@ -48,21 +50,24 @@ def locate(cfg: DictConfig) -> Path:
 def evaluate(cfg: DictConfig) -> float:
     """Judge the best weights of a stored run, or of each run below a folder, on the test split.
 
-    Returns the accuracy; of several runs, the mean.
+    Returns the accuracy, or what else the task is known by; of several runs, the mean.
     """
     config.validate(cfg)
     below = sorted(record.parent for record in Path(cfg.run).glob(f"*/{runs.RECORD}"))
     folders = [run for run in below if (run / runs.METRICS).is_file()] or [locate(cfg)]
-    accuracies = [_evaluate(folder, cfg) for folder in folders]
-    if len(accuracies) > 1:
+    found = [_evaluate(folder, cfg) for folder in folders]
+    known_by = list(found[0])[1]
+    values = [metrics[known_by] for metrics in found]
+    if len(values) > 1:
+        spread = said({known_by: stdev(values)}).rpartition(" ")[2]
         print(
-            f"\n{len(accuracies)} runs: test accuracy {mean(accuracies):.2%} "
-            f"± {stdev(accuracies):.2%} (mean ± standard deviation)"
+            f"\n{len(values)} runs: test {said({known_by: mean(values)})} "
+            f"± {spread} (mean ± standard deviation)"
         )
-    return mean(accuracies)
+    return mean(values)
 
 
-def _evaluate(folder: Path, cfg: DictConfig) -> float:
+def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     record = runs.read_json(folder / runs.RECORD)
     stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert isinstance(stored, DictConfig)
@@ -70,11 +75,12 @@ def _evaluate(folder: Path, cfg: DictConfig) -> float:
         uri = unmasked(record["uri"], cfg.tracking.uri, key="tracking.uri")
         line = recorder.connect(uri, record["experiment"])
 
-    network, _ = load(folder / runs.MODEL)
+    network, facts = load(folder / runs.MODEL)
+    task = tasks.read(facts, own_loss=own_loss(stored))
     data = dataset(stored)
     x, y = data.test()
-    judgement = judge(network, x, y)
-    results = {"test/loss": judgement.loss, "test/acc": judgement.accuracy}
+    judgement = judge(network, x, y, task=task)
+    results = {f"test/{name}": value for name, value in judgement.metrics.items()}
     figures = folder / "figures" / "test"
     drawn = gallery.draw_judgement(figures, network, x, y, judgement, dataset=data)
     earlier = runs.read_json(folder / runs.METRICS)
@@ -86,26 +92,65 @@ def _evaluate(folder: Path, cfg: DictConfig) -> float:
         line.call("log_metrics", run_id, results)
     shown = runs.shown(folder)
     print(
-        f"test accuracy {judgement.accuracy:.2%}, loss {judgement.loss:.4f}  "
+        f"test {said(judgement.metrics)}, loss {judgement.metrics['loss']:.4f}  "
         f"({len(y):,} examples of {data.name})\n"
         f"run:  {shown}" + (f"  (MLflow {run_id})" if run_id else "")
     )
     if len(data.shape) == 2:
         print(f"next: python predict.py run={shown} image=FILE")
-    return judgement.accuracy
+    return judgement.metrics
 
 
 def predict(cfg: DictConfig) -> list[str]:
-    """Name the class of each image; prints a line for each and returns the names."""
+    """Say what a stored run makes of images, or of the rows of a table.
+
+    Of images, prints a line for each; of a table, writes it with columns of what is told, to
+    `output` or on the screen. Returns the lines.
+    """
     config.validate(cfg)
+    if (cfg.image is None) == (cfg.input is None):
+        raise UserError("give image=FILE, or input=TABLE with the columns that were trained on")
+    return _of_images(cfg) if cfg.input is None else _of_table(cfg)
+
+
+def _of_table(cfg: DictConfig) -> list[str]:
+    from perceptrail.data.table import Columns, read
+
+    network, facts = load(locate(cfg) / runs.MODEL)
+    if "columns" not in facts:
+        raise UserError(f"input={cfg.input}: the run was not trained on a table; give image=FILE")
+    frame = read(cfg.input, key="input", separator=cfg.separator)
+    rows = Columns(**facts["columns"]).rows(frame, said=f"input={cfg.input}")
+    answers = tasks.read(facts).answers(logits_of(network, rows))
+    told = frame.assign(**{f"predicted_{name}": values for name, values in answers.items()})
+    lines: str = told.to_csv(index=False)
+    if cfg.output is None:
+        print(lines, end="")
+    else:
+        output = Path(cfg.output)
+        draft = output.with_name(f"{output.name}.tmp")
+        draft.write_text(lines)
+        draft.replace(output)
+        print(f"{len(told):,} rows in {cfg.output}")
+    return lines.splitlines()
+
+
+def _of_images(cfg: DictConfig) -> list[str]:
     files = image_files(Path(cfg.image))
     network, facts = load(locate(cfg) / runs.MODEL)
     shape = tuple(facts["shape"])
     if len(shape) != 2:
         raise UserError(f"run={cfg.run}: its inputs of shape {shape} are not images")
     x = np.stack([read_digit(path, shape=shape).ravel() for path in files])
-    probability = probabilities(logits_of(network, x)).numpy()
-    names = [facts["classes"][k] for k in probability.argmax(1)]
-    for path, name, certainty in zip(files, names, probability.max(1), strict=True):
-        print(f"{path}: {name}  ({certainty:.1%})")
-    return names
+    answers = tasks.read(facts).answers(logits_of(network, x))
+    names = answers.pop("label", None)
+    values = np.stack(list(answers.values()), 1)
+    if names is None:  # numbers
+        lines = [
+            ", ".join(f"{k} {v:.6g}" for k, v in zip(answers, row, strict=True)) for row in values
+        ]
+    else:
+        lines = [f"{n}  ({v:.1%})" for n, v in zip(names, values.max(1), strict=True)]
+    for path, line in zip(files, lines, strict=True):
+        print(f"{path}: {line}")
+    return names or lines

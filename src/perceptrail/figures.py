@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,18 +34,26 @@ from perceptrail.drawing import (
     scale,
     sheet,
 )
+from perceptrail.measures import said
 
 STAGES = {"train": ORANGE, "val": BLUE, "test": GREEN}
 ERRORS = LinearSegmentedColormap.from_list("errors", ["#FFFFFF", "#F2B279", VERMILION, "#6B2A00"])
 SIDES = LinearSegmentedColormap.from_list("sides", [BLUE, "#FFFFFF", VERMILION])
 
-# What a metric's name ends in; what its axis says, and the factor into that unit.
-RESULTS = {"loss": ("loss (nats)", 1), "acc": ("accuracy (%)", 100)}
+# Of a task: what the names of its two metrics end in; what their axes say, the factor into that.
+RESULTS: Mapping[str, Mapping[str, tuple[str, float]]] = {
+    "classification": {"loss": ("loss (nats)", 1), "acc": ("accuracy (%)", 100)},
+    "regression": {"loss": ("loss", 1), "r2": ("R²", 1)},
+}
 SCHEDULES = {"lr": "learning rate", "dropout": "dropout rate"}
 
 
-def learning_curves(rows: Rows, *, best_epoch: int | None = None) -> Figure:
+def learning_curves(
+    rows: Rows, *, best_epoch: int | None = None, task: str = "classification"
+) -> Figure:
     """Loss and accuracy against the epoch; below them the learning and dropout rates that change.
+
+    In place of the accuracy, what another `task` is known by.
 
     `rows` holds one mapping an epoch: `epoch` and metrics such as `train/loss`, `val/acc` (in
     [0, 1]), `lr`, `dropout`, any of which may be missing. Where several rows share an epoch, being
@@ -58,7 +66,7 @@ def learning_curves(rows: Rows, *, best_epoch: int | None = None) -> Figure:
     schedules = [name for name in SCHEDULES if name in names and np.ptp(_curve(rows, name)[1]) > 0]
     foot = 1.6 if schedules else 0
     figure = sheet(8.4, 3.5 + foot, title=_outcome(rows, best_epoch=best_epoch))
-    for column, (quantity, (label, factor)) in enumerate(RESULTS.items()):
+    for column, (quantity, (label, factor)) in enumerate(RESULTS[task].items()):
         stages = [stage for stage in STAGES if f"{stage}/{quantity}" in names]
         if not stages:
             continue
@@ -273,8 +281,9 @@ def _outcome(rows: Rows, *, best_epoch: int | None) -> str:
     if best is None:
         return f"{last} epochs"
     title = f"Epoch {best_epoch} of {last} is the best"
-    if {"val/loss", "val/acc"} <= best.keys():
-        title += f": validation loss {best['val/loss']:.4f}, accuracy {best['val/acc']:.2%}"
+    known = {k.removeprefix("val/"): v for k, v in best.items() if k.startswith("val/")}
+    if "loss" in known and len(known) > 1:
+        title += f": validation loss {known.pop('loss'):.4f}, {said(dict(list(known.items())[:1]))}"
     return title
 
 

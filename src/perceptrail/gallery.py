@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perceptrail import figures
+from perceptrail import diagrams, figures
 from perceptrail.data.dataset import Dataset, as_float
+from perceptrail.losses import probabilities
 from perceptrail.network import Network
-from perceptrail.prediction import Judgement, logits_of, probabilities
+from perceptrail.prediction import Judgement, logits_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,10 +27,11 @@ def draw_training(
     *,
     best_epoch: int,
     shape: tuple[int, ...],
+    task: str,
 ) -> list[Path]:
     """How the training went and, for images, what the first layer looks at."""
     drawn: dict[str, Figure] = {
-        "learning_curves": figures.learning_curves(rows, best_epoch=best_epoch)
+        "learning_curves": figures.learning_curves(rows, best_epoch=best_epoch, task=task)
     }
     if len(shape) == 2:
         weights = network.weights[0].detach().cpu().flatten(1).numpy()
@@ -43,13 +45,27 @@ def draw_judgement(
     folder: Path,
     network: Network,
     x: NDArray[Any],
-    y: NDArray[np.int64],
+    y: NDArray[Any],
     judgement: Judgement,
     *,
     dataset: Dataset,
 ) -> list[Path]:
-    """What was taken for what; for images the worst mistakes, for 2-D data the boundary."""
+    """What was taken for what; for images the worst mistakes, for 2-D data the boundary.
+
+    Of numbers, what was told against what is true, and the differences.
+    """
     shape, classes = dataset.shape, dataset.classes
+    if not classes:
+        true = y.reshape(len(y), -1)
+        return _save(
+            folder,
+            {
+                "predicted_against_true": diagrams.predicted_against_true(
+                    true, judgement.predicted, names=dataset.targets
+                ),
+                "residuals": diagrams.residuals(true, judgement.predicted, names=dataset.targets),
+            },
+        )
     drawn: dict[str, Figure] = {
         "confusion_matrix": figures.confusion_matrix(judgement.counts, classes=classes)
     }

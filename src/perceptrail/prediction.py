@@ -8,125 +8,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from perceptrail import tasks
 from perceptrail.data.dataset import as_float
+from perceptrail.losses import probabilities
 from perceptrail.network import load
+from perceptrail.tasks import Classification, Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-aten = torch.ops.aten
-_MEAN, _NO_LABEL = 1, -100  # ATen's reduction by the mean; a label that it leaves out
 CHUNK = 8192  # examples at once: enough for full speed, little memory
-
-
-def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy [..., n] of logits [..., n, outputs] against labels [..., n].
-
-    One output means two classes, its sigmoid being the probability of the second; more outputs are
-    a softmax. Label smoothing mixes the labels with the uniform distribution, alike for both.
-    """
-    if logits.shape[-1] > 1:
-        losses = F.cross_entropy(
-            logits.flatten(0, -2), y.flatten(), label_smoothing=label_smoothing, reduction="none"
-        )
-        return losses.view(y.shape)
-    return _binary_cross_entropy(logits[..., 0], _smoothed(y, label_smoothing, logits.dtype))
-
-
-def _smoothed(y: Tensor, label_smoothing: Tensor | float, dtype: torch.dtype) -> Tensor:
-    """The probability of the second of two classes, as it is to be learned."""
-    return y.to(dtype) * (1 - label_smoothing) + label_smoothing / 2
-
-
-def _binary_cross_entropy(z: Tensor, target: Tensor) -> Tensor:
-    """That of logits and probabilities of the same shape, on a processor in a fraction of PyTorch's
-    time, whose log1p goes number by number there.
-
-    It is max(z, 0) - z target + log(1 + e), e = exp(-|z|), the logarithm being that of u, which is
-    1 + e rounded, less what the rounding has added: ((u - 1) - e) / u.
-    """
-    if z.device.type != "cpu":
-        return F.binary_cross_entropy_with_logits(z, target, reduction="none")
-    e = z.abs().neg_().exp_()
-    u = e + 1
-    log1p = u.log().addcdiv_((u - 1).sub_(e), u, value=-1)
-    return z.clamp(min=0).addcmul_(z, target, value=-1).add_(log1p)
-
-
-def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The mean of `example_losses`, by the fused operation.
-
-    Instead of labels, y may hold probabilities: of each class [n, outputs], or, with one output, of
-    the second class [n].
-    """
-    if logits.shape[1] > 1:
-        return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
-    target = _smoothed(y, label_smoothing, logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none").mean()
-
-
-def loss_and_slope(
-    logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0, share: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """A `share` of `mean_loss`, and its gradient by the logits [n, outputs]."""
-    if logits.shape[1] > 1 and not (label_smoothing or y.is_floating_point()):
-        # The usual loss, by autograd's kernels alone.
-        log = torch.log_softmax(logits, 1)
-        loss, n = aten.nll_loss_forward(log, y, None, _MEAN, _NO_LABEL)
-        whole = torch.full_like(loss, share)
-        slope = aten.nll_loss_backward(whole, log, y, None, _MEAN, _NO_LABEL, n)
-        return loss * share, aten._log_softmax_backward_data(slope, log, 1, log.dtype)
-    with torch.enable_grad():
-        logits = logits.detach().requires_grad_()
-        loss = share * mean_loss(logits, y, label_smoothing=label_smoothing)
-        (slope,) = torch.autograd.grad(loss, logits)
-    return loss.detach(), slope
-
-
-def losses_and_slopes(
-    logits: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Members' mean losses [members], and their gradients by the logits [members, n, outputs].
-
-    The gradient by a logit is the difference of its probability and its target, divided by n.
-    """
-    n, outputs = logits.shape[1:]
-    if outputs == 1:
-        smoothing = 0.0 if label_smoothing is None else label_smoothing
-        z, target = logits[..., 0], _smoothed(y, smoothing, logits.dtype)
-        losses = _binary_cross_entropy(z, target).mean(1)
-        return losses, z.sigmoid().sub_(target).div_(n).unsqueeze(2)
-    # A softmax over few classes takes a quarter of the time where they are not side by side.
-    log = logits.mT.contiguous().log_softmax(1)
-    chosen = y.unsqueeze(1)
-    losses, slopes = -log.gather(1, chosen).mean((1, 2)), log.exp()
-    if label_smoothing is None:
-        slopes.scatter_add_(1, chosen, slopes.new_full((), -1).expand_as(chosen))
-    else:
-        even = label_smoothing.unsqueeze(2) / outputs
-        losses = (1 - label_smoothing[:, 0]) * losses - label_smoothing[:, 0] * log.mean((1, 2))
-        slopes.sub_(even).scatter_add_(1, chosen, (even * outputs - 1).expand_as(chosen))
-    return losses, slopes.div_(n).mT.contiguous()
-
-
-def labels(logits: Tensor) -> Tensor:
-    """The most probable class [..., n] of logits [..., n, outputs]."""
-    return logits.argmax(-1) if logits.shape[-1] > 1 else (logits[..., 0] > 0).long()
-
-
-def probabilities(logits: Tensor) -> Tensor:
-    """The probability of every class [n, classes] from logits [n, outputs]."""
-    if logits.shape[1] > 1:
-        return logits.softmax(1)
-    second = logits[:, 0].sigmoid()
-    return torch.stack([1 - second, second], 1)
 
 
 @torch.inference_mode()
 def logits_of(network: nn.Module, x: NDArray[Any]) -> Tensor:
-    """Logits [n, outputs] of a network for raw inputs [n, inputs], in chunks, without dropout."""
+    """Outputs [n, outputs] of a network for raw inputs [n, inputs], in chunks, without dropout."""
     network.eval()
     return torch.cat([network(torch.from_numpy(as_float(part))) for part in _chunks(x)])
 
@@ -137,46 +34,74 @@ def _chunks(x: NDArray[Any]) -> list[NDArray[Any]]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """How a network did on labelled data: loss, accuracy, and what each example was taken for."""
+    """How a network did on examples whose targets are known, and what each was taken for."""
 
-    loss: float
-    accuracy: float
-    probability: NDArray[np.float32]  # [n, classes]
-    predicted: NDArray[np.int64]  # [n]
+    metrics: dict[str, float]  # the loss, then the task's measures
+    predicted: NDArray[Any]  # labels [n], or numbers [n, targets] in their own units
+    probability: NDArray[np.float32]  # [n, classes], of which numbers have none
     counts: NDArray[np.int64]  # [true class, predicted class]
 
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.metrics["loss"]
 
-def judge(network: nn.Module, x: NDArray[Any], y: NDArray[np.int64]) -> Judgement:
-    """Predict inputs [n, inputs] and compare with labels [n]."""
-    logits, true = logits_of(network, x), torch.from_numpy(y)
-    predicted, probability = labels(logits), probabilities(logits)
-    classes = probability.shape[1]
-    counts = torch.bincount(true * classes + predicted, minlength=classes**2)
+    @property
+    def accuracy(self) -> float:
+        """The share of labels that are right."""
+        return self.metrics["acc"]
+
+
+@torch.inference_mode()
+def judge(
+    network: nn.Module, x: NDArray[Any], y: NDArray[Any], *, task: Task | None = None
+) -> Judgement:
+    """Predict inputs [n, inputs] and compare with targets y: labels, if no task is given."""
+    outputs, true = logits_of(network, x), torch.from_numpy(y)
+    task = task.cpu() if task else Classification()
+    found = task.metrics(task.sums(outputs, true), len(y))
+    predicted, probability = task.predicted(outputs), torch.empty(len(y), 0)
+    counts = torch.empty(0, 0, dtype=torch.int64)
+    if isinstance(task, Classification):
+        probability = probabilities(outputs)
+        k = probability.shape[1]
+        counts = torch.bincount(true * k + predicted, minlength=k**2).reshape(k, k)
     return Judgement(
-        loss=float(example_losses(logits, true).double().mean()),
-        accuracy=float((predicted == true).double().mean()),
-        probability=probability.numpy(),
+        metrics={name: float(value) for name, value in found.items()},
         predicted=predicted.numpy(),
-        counts=counts.reshape(classes, classes).numpy(),
+        probability=probability.numpy(),
+        counts=counts.numpy(),
     )
 
 
 class Predictor:
-    """A stored model as a service: raw inputs in; the label and each class's probability out."""
+    """A stored model as a service: raw inputs in; out comes what its task has to say of them.
+
+    Of classes, the label and each class's probability; of numbers, each of them.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._network, facts = load(folder)
-        self._classes: list[str] = facts["classes"]
+        self._network, self._facts = load(folder)
+        self._task = tasks.read(self._facts)
 
     def predict(self, x: object, params: object = None) -> "pd.DataFrame":
-        """Predict inputs [n, inputs], an array or a data frame; one row an input."""
+        """Predict inputs [n, inputs], an array or a data frame; one row an input.
+
+        A model of a table takes a data frame with the columns of that, too.
+        """
         import pandas as pd  # a second; training needs none of it
 
-        values = np.ascontiguousarray(x, dtype=np.float32)
-        probability = probabilities(logits_of(self._network, values)).double().numpy()
-        table = pd.DataFrame(probability, columns=self._classes)
-        table.insert(0, "label", [self._classes[k] for k in probability.argmax(1)])
-        return table
+        outputs = logits_of(self._network, self._rows(x))
+        return pd.DataFrame(self._task.answers(outputs))
+
+    def _rows(self, x: Any) -> NDArray[Any]:
+        if "columns" in self._facts and hasattr(x, "columns"):
+            from perceptrail.data.table import Columns
+
+            columns = Columns(**self._facts["columns"])
+            if not {*columns.numbers, *columns.categories}.isdisjoint(map(str, x.columns)):
+                return columns.rows(x, said="input")
+        return np.ascontiguousarray(x, dtype=np.float32)
 
 
 def _load_pyfunc(path: str) -> Predictor:  # the name MLflow looks for in a loader module

@@ -5,6 +5,7 @@ A run talks to it through `perceptrail.recorder`, which runs it as a process of 
 
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -23,6 +24,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import psutil
 import yaml
 from filelock import FileLock, Timeout
@@ -43,10 +45,12 @@ from mlflow.models import Model, ModelSignature
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
 from sqlalchemy import Engine, event
 
 from perceptrail.drafts import Draft, database
 from perceptrail.errors import UserError
+from perceptrail.measures import KINDS, Kind
 from perceptrail.passwords import masked
 from perceptrail.processes import identity, is_alive
 from perceptrail.runs import ARCHITECTURE, METRICS, MODEL, StoredRun, read_json
@@ -65,9 +69,9 @@ SERVING = ("torch", "numpy", "pandas", "safetensors", "mlflow", "hydra-core")
 SERVED = tuple(  # and its code
     f"{name}.py"
     for name in (
-        *("__init__", "activations", "convolutional", "errors", "lean", "linear", "model"),
-        "network",
-        "prediction",
+        *("__init__", "activations", "convolutional", "errors", "lean", "linear", "losses"),
+        *("measures", "model", "network", "prediction", "tasks"),
+        *("data/__init__", "data/dataset", "data/table", "data/targets"),
     )
 )
 SECONDS_BETWEEN_SAMPLES, BATCH_OF_SAMPLES = 2.0, 150  # of the machine's load
@@ -563,28 +567,23 @@ class Store:
             if path not in configs:
                 self._client.log_artifact(run_id, str(path), folder)
 
-    def log_model(
-        self,
-        run_id: str,
-        path: str,
-        *,
-        classes: Sequence[str],
-        inputs: int,
-        code: Sequence[str] = (),
-    ) -> None:
+    def log_model(self, run_id: str, path: str, *, code: Sequence[str] = ()) -> None:
         """Store the model that `save` wrote, as one that MLflow can load and serve.
 
         It needs no pickle: weights and architecture as written, and the source that reads them,
         `code` being that of the network where it is one's own.
         """
+        facts = read_json(Path(path) / ARCHITECTURE)
+        task = KINDS[facts["task"]["name"]]
         logged = self._client.create_logged_model(
-            self._experiment, name=MODEL, source_run_id=run_id, model_type="classifier"
+            self._experiment, name=MODEL, source_run_id=run_id, model_type=task.model
         )
         # All but the weights is the same for every run of a search: saved once, then changed.
-        kind = (*classes, inputs, *code, "module" in read_json(Path(path) / ARCHITECTURE))
+        own = {k: facts.get(k) for k in ("shape", "classes", "targets", "columns")}
+        kind = (str(own), task, *code, "module" in facts)
         if kind not in self._models:
             made = TemporaryDirectory()
-            _save_model(made.name, path, classes=classes, inputs=inputs, code=code)
+            _save_model(made.name, path, signature=_signature(facts, task), code=code)
             self._models[kind] = (made, Model.load(made.name))
         place, model = self._models[kind]
         folder = Path(place.name)
@@ -604,22 +603,35 @@ class Store:
         """Answer, which says that everything asked for before is done."""
 
 
-def _save_model(
-    folder: str, path: str, *, classes: Sequence[str], inputs: int, code: Sequence[str]
-) -> None:
-    columns: list[ColSpec | TensorSpec] = [
-        ColSpec("string", "label"),
-        *(ColSpec("double", name) for name in classes),
+def _signature(facts: Mapping[str, Any], task: Kind) -> ModelSignature:
+    """What a model takes, a table's columns or else rows of numbers, and what it answers."""
+    inputs: list[ColSpec | TensorSpec] = [
+        TensorSpec(np.dtype(np.float32), (-1, math.prod(facts["shape"])))
     ]
-    pixels = TensorSpec(np.dtype(np.float32), (-1, inputs))
+    if columns := facts.get("columns"):
+        # Of any type, since MLflow would refuse whole numbers where there were others.
+        inputs = [ColSpec(AnyType(), k) for k in (*columns["numbers"], *columns["categories"])]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec("string", task.text)] if task.text else []
+    outputs += [ColSpec("double", name) for name in facts["classes"] or facts["targets"]]
+    return ModelSignature(Schema(inputs), Schema(outputs))
+
+
+def _example(inputs: Schema) -> Any:
+    if isinstance(row := inputs.inputs[0], TensorSpec):
+        return np.zeros((2, row.shape[1]), np.float32)
+    return pd.DataFrame([dict.fromkeys(inputs.input_names(), 0)] * 2)
+
+
+def _save_model(folder: str, path: str, *, signature: ModelSignature, code: Sequence[str]) -> None:
     package = Path(__file__).parent
     with TemporaryDirectory() as place:
         own = Path(place) / package.name
-        own.mkdir()
+        (own / "data").mkdir(parents=True)
         for name in SERVED:
-            shutil.copy(package / name, own)
-        with (own / "__init__.py").open("a") as file:  # where the rest is installed, it is found
-            file.write('\n__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n')
+            shutil.copy(package / name, own / name)
+        for init in own.rglob("__init__.py"):  # where the rest is installed, it is found
+            with init.open("a") as file:
+                file.write('\n__path__ = __import__("pkgutil").extend_path(__path__, __name__)\n')
         # Not mlflow.pyfunc.log_model, which imports PyTorch to predict the input example.
         mlflow.pyfunc.save_model(
             folder,
@@ -627,8 +639,8 @@ def _save_model(
             loader_module=f"{package.name}.prediction",
             data_path=path,
             code_paths=[str(own), *code],
-            signature=ModelSignature(Schema([pixels]), Schema(columns)),
-            input_example=np.zeros((2, inputs), np.float32),
+            signature=signature,
+            input_example=_example(signature.inputs),
             pip_requirements=[f"{name}=={version(name)}" for name in SERVING],
         )
 

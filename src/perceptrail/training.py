@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
-from perceptrail import config, recorder, runs
+from perceptrail import assignment, config, recorder, runs
 from perceptrail.build import build, dataset, naming, use
 from perceptrail.callbacks import (
     LAST,
@@ -39,6 +39,7 @@ from perceptrail.network import KEYS, Module, Network, make, prepare
 from perceptrail.passwords import masked
 from perceptrail.provenance import flat, origin
 from perceptrail.recorder import LateLog, RunLog
+from perceptrail.tasks import Task
 from perceptrail.trainer import chunk, make_trainer
 
 if TYPE_CHECKING:
@@ -59,12 +60,13 @@ def run(cfg: DictConfig) -> float | list[float]:
     config.validate(cfg)
     clock = Clock.of_job()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    data, network, optimizer, schedule = assemble(cfg, dataset(cfg))
+    data, network, learned, optimizer, schedule = assemble(cfg, dataset(cfg))
     with naming("distillation"):
         relabel = teaching(data, **cfg.distillation)
     with naming("regularization"):
         classifier = Classifier(
             network,
+            task=learned,
             optimizer=optimizer,
             schedule=schedule,
             relabel=relabel,
@@ -87,7 +89,10 @@ def run(cfg: DictConfig) -> float | list[float]:
         clock.start_fit()
         fit()
         clock.end_fit()
-        reached = conclude(Trained.stored(cfg, run_dir, data, network, history.rows), log, clock)
+        left = Trained.stored(
+            cfg, run_dir, data=data, network=network, task=learned, rows=history.rows
+        )
+        reached = conclude(left, log, clock)
     for callback in pruning:
         callback.end(reached)
     return returned(cfg, reached)
@@ -98,22 +103,20 @@ class Parts(NamedTuple):
 
     data: DataModule
     network: Network
+    task: Task
     optimizer: "partial[Any]"  # a function of the parameters
     schedule: "partial[Any]"
 
 
 def assemble(cfg: DictConfig, found: Dataset) -> Parts:
     """The parts that `cfg` describes, for a data set; the seed alone decides on their numbers."""
-    if not found.classes:
-        raise UserError(
-            f"data: the targets of {found.name} ({', '.join(found.targets)}) are numbers, and must "
-            "be classes; data.kind=classes takes each number for one"
-        )
+    assignment.check(cfg, found)
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
     data = DataModule(found, seed=cfg.seed, chunk=chunk(cfg.trainer), **use(cfg))
     data.setup("fit")
+    learned = assignment.assigned(cfg, data)
     network = _network(cfg, data)
     last = (data.n_train - 1) % data.batch_size + 1
     if last == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules()):
@@ -121,7 +124,7 @@ def assemble(cfg: DictConfig, found: Dataset) -> Parts:
             f"data.batch_size={data.batch_size}: leaves one of the {data.n_train} examples alone "
             "in the last batch, which batch norm cannot be trained on; take another size"
         )
-    return Parts(data, network, *_optimizer(cfg, network))
+    return Parts(data, network, learned, *_optimizer(cfg, network))
 
 
 def _network(cfg: DictConfig, data: DataModule) -> Network:

@@ -185,6 +185,11 @@ class DataModule(pl.LightningDataModule):
         return int(np.prod(self._train[1].shape[1:]))
 
     @property
+    def train_targets(self) -> Tensor:
+        """The targets of the training data."""
+        return self._train[1]
+
+    @property
     def n_train(self) -> int:
         """The number of training examples."""
         return len(self._train[1])

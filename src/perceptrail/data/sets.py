@@ -11,6 +11,7 @@ import numpy as np
 from perceptrail.data import synthetic
 from perceptrail.data.dataset import Dataset, Part, of_arrays, split
 from perceptrail.data.idx import FILES, NAMES, md5_of, read
+from perceptrail.data.targets import by_class
 from perceptrail.errors import UserError
 
 DIGITS = tuple("0123456789")
@@ -68,29 +69,33 @@ def digits(*, test_size: float = 0.2) -> Dataset:
     )
 
 
-def tabular(*, table: str, test_size: float = 0.2) -> Dataset:
+def tabular(*, table: str, test_size: float = 0.2, kind: str | None = None) -> Dataset:
     """One of scikit-learn's small `TABLES`, its columns standardised by the training part.
 
-    Of diabetes, whose target is a number, the question is whether it is above the median. As with
-    `digits`, a share of `test_size`, the same for every seed, is held out.
+    Of diabetes, whose target is a number, the question is whether it is above the median, unless
+    the `kind` of targets is to be numbers. As with `digits`, a share of `test_size`, the same for every seed, is held out.
     """
     from sklearn import datasets  # seconds
 
     bunch = getattr(datasets, f"load_{table}")()
     x, y, classes = bunch.data, bunch.target, bunch.get("target_names", ("lower", "higher"))
-    if table == "diabetes":
-        y = y > np.median(y)
-    y = y.astype(np.int64)
-    rest, held_out = split(y, held_out=round(test_size * len(y)), seed=0)
+    if kind == "numbers" and table != "diabetes":
+        raise UserError(f"data.table={table}: has classes as targets; diabetes has numbers")
+    if kind == "numbers":
+        y, strata = y.astype(np.float32), np.zeros(len(y), np.int64)
+        facts: dict[str, Any] = {"targets": ("progression",)}
+    else:
+        y = (y > np.median(y) if table == "diabetes" else y).astype(np.int64)
+        strata, facts = y, {"classes": tuple(map(str, classes)), "strata": by_class}
+    rest, held_out = split(strata, held_out=round(test_size * len(y)), seed=0)
     x = ((x - x[rest].mean(0)) / x[rest].std(0)).astype(np.float32)
     return of_arrays(
         table,
         lambda: (x[rest], y[rest]),
         lambda: (x[held_out], y[held_out]),
         shape=x.shape[1:],
-        classes=tuple(map(str, classes)),
         source=f"sklearn.datasets.load_{table}",
-        strata=lambda _, y: y,
+        **facts,
     )
 
 

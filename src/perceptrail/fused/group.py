@@ -16,7 +16,6 @@ from perceptrail.fused.member import Course, Member
 from perceptrail.fused.orders import Orders, draw
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, OWN, Update
-from perceptrail.prediction import example_losses, labels, losses_and_slopes
 from perceptrail.replay import Replay
 
 
@@ -32,6 +31,7 @@ class Group:
         self._orders: Orders | None = None
         self._graphs = first.graphs
         self._replayed: tuple[bool, Replay] | None = None  # with dropout or without, and how
+        self._task = first.task.stacked([member.task for member in members]).to(self._device)
         self._collect()
         self._stack = Stack([member.network for member in members], device=self._device)
         defaults = [member.optimizer([torch.zeros(1)]).defaults for member in members]
@@ -111,10 +111,8 @@ class Group:
         rates, dropouts = self._rates * self._factors(t), self._dropouts(t)
         train_losses = self._train_epoch(epoch, rates, dropouts).tolist()
         seconds = time.perf_counter() - before
-        val_losses, accuracies = self._validate()
         columns: dict[str, list[float]] = {
-            "val/loss": val_losses.tolist(),
-            "val/acc": accuracies.tolist(),
+            **{f"val/{name}": values.tolist() for name, values in self._validate().items()},
             "dropout": dropouts[-1].tolist(),
             "train/loss": train_losses,
             "lr": rates[-1].tolist(),
@@ -153,7 +151,7 @@ class Group:
 
     def _make_step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step on standardised inputs and labels; the losses [members] before it."""
-        loss = partial(losses_and_slopes, y=y, label_smoothing=self._smoothing)
+        loss = partial(self._task.losses_and_slopes, y=y, label_smoothing=self._smoothing)
         losses = self._stack.learn(x, loss)
         return losses + self._update.step(self._stack.parameters, self._stack.weights)
 
@@ -169,19 +167,13 @@ class Group:
         return self._replayed[1]
 
     @torch.no_grad()
-    def _validate(self) -> tuple[Tensor, Tensor]:
-        """Loss and accuracy [members] on the validation data."""
-        loss = torch.zeros(len(self._val), dtype=torch.float64, device=self._device)
-        correct = torch.zeros_like(loss)
-        for x, y in self._batches(self._val):
-            logits = self._stack(x)
-            loss += example_losses(logits, y).sum(1, dtype=torch.float64)
-            correct += (labels(logits) == y).sum(1)
-        n = self._val.shape[1]
-        return loss / n, correct / n
+    def _validate(self) -> dict[str, Tensor]:
+        """Loss and measures [members] on the validation data."""
+        parts = [self._task.sums(self._stack(x), y) for x, y in self._batches(self._val)]
+        return self._task.metrics(sum(parts[1:], parts[0]), self._val.shape[1])
 
     def _batches(self, rows: Tensor, size: int = 1) -> Iterator[Batch]:
-        """Examples by rows [members, n], as (x [members, batch, inputs], y [members, batch]).
+        """Examples by rows [members, n], as (x [members, batch, inputs], y [members, batch, ...]).
 
         Without a size, the batches are as large as the cache allows.
         """
@@ -197,7 +189,8 @@ class Group:
         x = self._x.index_select(0, picked)
         x = torch.view_as_real(x) if x.is_complex() else x
         x = numbers(x).view(members, rows.shape[1], self._members[0].data.inputs)
-        y = self._y.index_select(0, picked).view(members, -1)
+        y = self._y.index_select(0, picked)
+        y = y.view(members, -1, *y.shape[1:])
         return x.mul_(self._scale).add_(self._shift), y  # addcmul takes twice as long, if not more
 
     def _settle(self, rows: Sequence[Row]) -> list[Member]:
@@ -232,6 +225,7 @@ class Group:
             return
         self._stack.keep(members)
         self._update.keep(members, self._stack.parameters)
+        self._task.keep(members)
         self._replayed = None
         for name in ("_rates", "_smoothing", "_scale", "_shift", "_train", "_val"):
             value = getattr(self, name)

@@ -34,6 +34,8 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "distillation.teacher": (None,),
     "optimizer._target_": _OPTIMIZERS,
     "schedule._target_": _SCHEDULES,
+    "task.name": ("classification", "regression"),
+    "task.loss": (None, "mse", "mae", "huber"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda"),
     "trainer.devices": (1,),
     "trainer.strategy": ("auto",),
@@ -43,6 +45,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 # And one that has further keys, unless they are null.
 KEYS: Mapping[str, set[str]] = {
     "model": {"hidden", "activation", "dropout", "input_dropout", "norm", "noise", "input_noise"},
+    "task": set(),
     "regularization": {"label_smoothing", "l1", "l2", "gradient_clip", "max_norm"},
     "distillation": {"weight"},
     "dropout": {"schedule", "start", "end", "cutoff"},

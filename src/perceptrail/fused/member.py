@@ -42,7 +42,7 @@ class Member:
     """A network in training, as seen from outside: it is told how each epoch went."""
 
     def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
-        self.data, network, self.optimizer, schedule = parts
+        self.data, network, self.task, self.optimizer, schedule = parts
         assert isinstance(network, MLP)
         self.network = network
         # The stack takes all members' examples from one table; only their number matters here.
@@ -83,6 +83,7 @@ class Member:
         options = {k: v for k, v in self.optimizer.keywords.items() if k not in OWN}
         sizes = (data.batch_size, data.n_train, data.n_val, self.epochs)
         device = (self.device, self.graphs, self._precision)
+        options["task"] = self.task.facts()["name"], self.task.facts().get("loss")
         return (str([*parts, *noises, options]), self.optimizer.func, *device, *sizes)
 
     def take(self, row: Row) -> tuple[bool, bool]:

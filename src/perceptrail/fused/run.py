@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from perceptrail import config, recorder
-from perceptrail.build import USE, dataset
+from perceptrail.build import dataset, which_data
 from perceptrail.callbacks import BEST, LAST
 from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.dataset import Dataset
@@ -34,7 +34,7 @@ def prepare(cfg: DictConfig, datasets: dict[str, Dataset]) -> Member:
     if cfg.tracking.uri is not None:  # its process imports MLflow while this one trains
         recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
     use_device(cfg.trainer)
-    which = str({name: value for name, value in cfg.data.items() if name not in USE})
+    which = str(which_data(cfg))
     if which not in datasets:
         found = dataset(cfg)
         datasets[which] = replace(found, train=cache(found.train))
@@ -64,7 +64,8 @@ def finish(cfg: DictConfig, member: Member, *, start: float) -> float | list[flo
         best = {k: torch.from_numpy(v) for k, v in outcome.states["best"].items()}
         member.network.load_state_dict(best)
         trained = Trained(
-            cfg, run_dir, member.data, member.network, outcome.rows, outcome.best_epoch + 1
+            *(cfg, run_dir, member.data, member.network, member.task),
+            *(outcome.rows, outcome.best_epoch + 1),
         )
         reached = conclude(trained, store, Clock(start, start, start + outcome.seconds))
     for judge in member.pruning:
