@@ -6,15 +6,13 @@ python evaluate.py run=<run id>                  an MLflow run id or a run direc
 python evaluate.py run=multirun/DATE/TIME        all runs of a multirun: mean ± deviation
 """
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
 from perceptrail import command
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@hydra.main(version_base="1.3", config_path=str(command.CONF), config_name="evaluate")
 def main(cfg: DictConfig) -> float:
     """Evaluate the run that `cfg` names and return its test accuracy."""
     from perceptrail import evaluation
@@ -23,4 +21,4 @@ def main(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
-    command.execute(main, "evaluate", conf=Path(__file__).parent / "conf", usage=__doc__)
+    command.execute(main, "evaluate", usage=__doc__)

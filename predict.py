@@ -5,15 +5,13 @@ python predict.py image=folder run=best          a folder, with the best run
 python predict.py input=new.csv output=told.csv  a table, with the columns that were trained on
 """
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
 from perceptrail import command
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="predict")
+@hydra.main(version_base="1.3", config_path=str(command.CONF), config_name="predict")
 def main(cfg: DictConfig) -> None:
     """Predict what `cfg` names."""
     from perceptrail import evaluation
@@ -22,4 +20,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.execute(main, "predict", conf=Path(__file__).parent / "conf", usage=__doc__)
+    command.execute(main, "predict", usage=__doc__)

@@ -5,15 +5,13 @@ python report.py page=FILE results=FOLDER        another page, other results
 python report.py tracking=none                   without the leaderboard of runs
 """
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
 from perceptrail import command
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="report")
+@hydra.main(version_base="1.3", config_path=str(command.CONF), config_name="report")
 def main(cfg: DictConfig) -> None:
     """Write the page that `cfg` names."""
     from perceptrail import report
@@ -22,4 +20,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    command.execute(main, "report", conf=Path(__file__).parent / "conf", usage=__doc__)
+    command.execute(main, "report", usage=__doc__)

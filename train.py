@@ -9,15 +9,13 @@ python train.py -m hparams_search=xor            a search
 python train.py --cfg job model=wide             show the configuration, run nothing
 """
 
-from pathlib import Path
-
 import hydra
 from omegaconf import DictConfig
 
 from perceptrail import command
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(command.CONF), config_name="train")
 def main(cfg: DictConfig) -> float | list[float]:
     """Train as `cfg` says and return the monitored value, or the objectives."""
     from perceptrail import recorder
@@ -30,4 +28,4 @@ def main(cfg: DictConfig) -> float | list[float]:
 
 
 if __name__ == "__main__":
-    command.execute(main, "train", conf=Path(__file__).parent / "conf", usage=__doc__)
+    command.execute(main, "train", usage=__doc__)

@@ -19,13 +19,13 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from perceptrail.build import build
 from perceptrail.classifier import Classifier
+from perceptrail.command import CONF
 from perceptrail.data import sets
 from perceptrail.data.module import Batches, DataModule
 from perceptrail.distillation import softened
 from perceptrail.model import MLP
 from perceptrail.schedules import cosine, one_cycle
 
-CONF = Path(__file__).parent.parent / "conf"
 OPTIMIZERS = sorted(path.stem for path in (CONF / "optimizer").iterdir())
 BATCH, VAL, EPOCHS = 32, 50, 4  # 150 examples in 5 steps, of which the last is a smaller one
 

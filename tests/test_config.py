@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 from math import inf, nan
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -15,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from perceptrail import config
 from perceptrail.activations import ACTIVATIONS
+from perceptrail.command import CONF
 from perceptrail.config import RULES, Validate, check_surroundings, validate
 from perceptrail.errors import UserError
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
-CONF = Path(__file__).parent.parent / "conf"
 GROUPS = sorted(
     folder.name for folder in CONF.iterdir() if folder.is_dir() and folder.name != "study"
 )

@@ -11,10 +11,9 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from perceptrail import config as _resolvers  # noqa: F401
+from perceptrail.command import CONF
 from perceptrail.search.settings import Settings
 from perceptrail.search.sweeper import Search
-
-CONF = Path(__file__).parents[1] / "conf"
 
 
 @pytest.mark.parametrize("name", ["xor", "mnist_learning_rate", "mnist_architecture"])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,13 @@ from omegaconf import OmegaConf
 from sklearn import datasets
 from sklearn.datasets import load_digits
 
+from perceptrail import command
 from perceptrail.data import sets
 from perceptrail.data.dataset import as_float, split
 from perceptrail.data.idx import NAMES, read, write
 from perceptrail.errors import UserError
 
-CONF = Path(__file__).parents[1] / "conf" / "data"
+CONF = command.CONF / "data"
 
 DRAWN = {
     "xor": partial(sets.xor, points=200, bits=2, noise=0.1),

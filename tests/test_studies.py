@@ -257,7 +257,7 @@ def pipeline():
 
 def test_every_study_has_its_sizes_and_its_stage(pipeline):
     assert sorted(pipeline["study"]["foreach"]) == STUDIES
-    assert set(STUDIES) <= {path.stem for path in (ROOT / "conf" / "study").glob("*.yaml")}
+    assert set(STUDIES) <= {path.stem for path in (ROOT / "experiments" / "conf").glob("*.yaml")}
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_the_stage_of_a_study_depends_on_all_that_it_imports(study, pipeline, im
     assert [dep for dep in deps if "$" in dep] == []
     assert [dep for dep in deps if not dep.startswith("data/") and not (ROOT / dep).exists()] == []
 
-    shared = yaml.safe_load((ROOT / "conf" / "study" / "default.yaml").read_text())
+    shared = yaml.safe_load((ROOT / "experiments" / "conf" / "default.yaml").read_text())
     launcher = {f"perceptrail.{shared['launcher']}.launcher"} & imports.modules
     needed = imported(ROOT / "experiments" / f"{study}.py", imports.modules) | launcher
     needed = needed.union(*(imports.find_upstream_modules(name) for name in needed))

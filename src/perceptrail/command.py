@@ -18,16 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 from perceptrail import config, runs  # noqa: F401  (config registers the resolvers)
 from perceptrail.errors import UserError, did_you_mean
 
+CONF = Path(__file__).parent / "conf"  # every choice, a comment for every key
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRAINING = ("torch", "pytorch_lightning", "mlflow")  # what a search alone does without
 TWO_FLAGS = "Only one of --"  # how Hydra begins to say that its flags exclude each other
 
 
-def execute(main: Callable[[], Any], name: str, *, conf: Path, usage: str) -> None:
-    """Run a function that `hydra.main` made, as a command that reads `name`.yaml in `conf`."""
-    with errors_for_people(conf):
+def execute(main: Callable[[], Any], name: str, *, usage: str) -> None:
+    """Run a function that `hydra.main` made, as a command that reads `name`.yaml."""
+    with errors_for_people():
         if {"-h", "--help"} & set(sys.argv):
-            print(_help(name, conf=conf, usage=usage))
+            print(_help(name, usage=usage))
             return
         sys.argv[1:] = runs.expand_resume(sys.argv[1:])
         try:
@@ -36,15 +37,15 @@ def execute(main: Callable[[], Any], name: str, *, conf: Path, usage: str) -> No
             gc.freeze()  # or Python, as it ends, looks for garbage in all of PyTorch: 0.9 s
 
 
-def _help(name: str, *, conf: Path, usage: str) -> str:
+def _help(name: str, *, usage: str) -> str:
     """What there is to choose; Hydra's own takes a second and a half to say it."""
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose(name)
     values = OmegaConf.to_yaml(cfg)
     presets = {"experiment", "hparams_search"} if name == "train" else set()
-    folders = sorted(f for f in conf.iterdir() if f.is_dir() and f.name in {*cfg, *presets})
+    folders = sorted(f for f in CONF.iterdir() if f.is_dir() and f.name in {*cfg, *presets})
     groups = "\n".join(
-        f"  {folder.relative_to(conf)}: {', '.join(sorted(f.stem for f in folder.glob('*.yaml')))}"
+        f"  {folder.relative_to(CONF)}: {', '.join(sorted(f.stem for f in folder.glob('*.yaml')))}"
         for folder in folders
     )
     return (
@@ -54,7 +55,7 @@ def _help(name: str, *, conf: Path, usage: str) -> str:
 
 
 @contextmanager
-def errors_for_people(conf: Path) -> Iterator[None]:
+def errors_for_people() -> Iterator[None]:
     """End the program with one message; HYDRA_FULL_ERROR=1 shows where it comes from."""
     if os.environ.get(FULL_ERROR) == "1":
         yield
@@ -67,7 +68,7 @@ def errors_for_people(conf: Path) -> Iterator[None]:
     except OverrideParseException as error:
         sys.exit(f"{error.override}: {str(error).splitlines()[0]}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_composition(error, conf))
+        sys.exit(_composition(error))
     except UserError as error:
         sys.exit(str(error))
     except ValueError as error:
@@ -94,7 +95,7 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"{group}={name}: must be one of {', '.join(options)}{did_you_mean(name, options)}"
 
 
-def _composition(error: Exception, conf: Path) -> str:
+def _composition(error: Exception) -> str:
     unknown = re.search(r"Could not (?:override|find) '([^']+)'", str(error))
     if unknown is None:
         root = error.__cause__ or error
@@ -102,9 +103,9 @@ def _composition(error: Exception, conf: Path) -> str:
             f"{error}\n{root}" if root is not error and str(root) not in str(error) else str(error)
         )
     key = unknown[1]
-    with initialize_config_dir(str(conf), version_base="1.3"):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
         known = list(_keys(compose("train")))
-    groups = [folder.name for folder in conf.iterdir() if folder.is_dir()]
+    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
     hint = did_you_mean(key, [*known, *groups])
     return f"{key}: there is no such key or group{hint}; python train.py --help lists them"
 

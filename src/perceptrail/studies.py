@@ -1,7 +1,7 @@
 """Studies: a question of the course, the runs that answer it, and what the page shows of them.
 
 A study is a file in `experiments/` with a function that takes a `Study`, and its sizes and seeds in
-`conf/study/`. It leaves a folder `results/NAME`: `study.json` (question, claims and verdicts,
+`experiments/conf/`. It leaves a folder `results/NAME`: `study.json` (question, claims and verdicts,
 figures), `metrics.json`, `measurements.csv`, pictures; and one MLflow run.
 
 This module imports nothing that takes long, so that a study can look at its arguments first.
@@ -36,7 +36,7 @@ from yaml import YAMLError
 
 from perceptrail import recorder, runs
 from perceptrail.build import dataset
-from perceptrail.command import errors_for_people
+from perceptrail.command import CONF, errors_for_people
 from perceptrail.errors import UserError, did_you_mean
 from perceptrail.recorder import RunLog
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from perceptrail.model import MLP
 
 ROOT = Path(__file__).parents[2]
-CONF = ROOT / "conf"
+SIZES = ROOT / "experiments" / "conf"
 DPI = 140
 UNREPEATABLE = ("time/", "train/samples_per_second")  # differ between two runs of the same thing
 
@@ -253,7 +253,7 @@ def execute(main: Callable[[Study], None]) -> None:
     file, page = (str(main.__globals__[key]) for key in ("__file__", "__doc__"))
     code = Path(file).absolute()
     cfg = check(file, page)
-    with errors_for_people(CONF):
+    with errors_for_people():
         study = Study(code.stem, cfg, page=page, code=code)
         with _record(study).closing() as log:
             main(study)
@@ -265,7 +265,7 @@ def execute(main: Callable[[Study], None]) -> None:
 
 
 def _config(name: str, overrides: Sequence[str]) -> DictConfig:
-    common, own = (OmegaConf.load(CONF / "study" / f"{n}.yaml") for n in ("default", name))
+    common, own = (OmegaConf.load(SIZES / f"{n}.yaml") for n in ("default", name))
     assert isinstance(own, DictConfig)
     quick = own.pop("quick", {})
     cfg = OmegaConf.merge(common, own)
