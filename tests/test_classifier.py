@@ -19,10 +19,10 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from perceptrail.build import build
 from perceptrail.classifier import Classifier
-from perceptrail.command import CONF
 from perceptrail.data import sets
 from perceptrail.data.module import Batches, DataModule
 from perceptrail.distillation import softened
+from perceptrail.invocation import CONF
 from perceptrail.model import MLP
 from perceptrail.schedules import cosine, one_cycle
 

@@ -271,7 +271,7 @@ def test_an_interrupted_run_is_killed_in_the_store(tmp_path, sent, code):
     command.wait()
     assert command.code == code
     assert "Traceback" not in command.output
-    assert "python train.py resume=outputs/" in command.output
+    assert "train.py resume=outputs/" in command.output
     (found,) = client(tmp_path).search_runs(["1"])
     assert found.info.status == "KILLED"
 

@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from perceptrail import config
 from perceptrail.activations import ACTIVATIONS
-from perceptrail.command import CONF
 from perceptrail.config import RULES, Validate, check_surroundings, validate
 from perceptrail.errors import UserError
+from perceptrail.invocation import CONF
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
 GROUPS = sorted(

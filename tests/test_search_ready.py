@@ -11,7 +11,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import OmegaConf
 
 from perceptrail import config as _resolvers  # noqa: F401
-from perceptrail.command import CONF
+from perceptrail.invocation import CONF
 from perceptrail.search.settings import Settings
 from perceptrail.search.sweeper import Search
 

@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from sklearn import datasets
 from sklearn.datasets import load_digits
 
-from perceptrail import command
 from perceptrail.data import sets
 from perceptrail.data.dataset import as_float, split
 from perceptrail.data.idx import NAMES, read, write
 from perceptrail.errors import UserError
+from perceptrail.invocation import CONF
 
-CONF = command.CONF / "data"
+DATA = CONF / "data"
 
 DRAWN = {
     "xor": partial(sets.xor, points=200, bits=2, noise=0.1),
@@ -181,7 +181,7 @@ def test_every_corner_of_xor_keeps_its_share_in_a_split():
         assert len(set(np.bincount((x[part] > 0) @ [1, 2]))) == 1
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(DATA.glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_config_holds_the_keys_of_its_function(path):
     cfg = OmegaConf.to_container(OmegaConf.load(path))
     first, *keys = cfg

@@ -20,7 +20,7 @@ STUDIES = sorted(path.stem for path in (ROOT / "experiments").glob("*.py"))
 TINY = ("widths=[0,4]", "seeds=2", "bits=[2]", "parity_widths=[4]", "parity_seeds=1", "epochs=3")
 # They check, record or report: no result can change by them.
 WITHOUT_EFFECT = {
-    *("command", "config", "errors", "passwords", "processes", "provenance"),
+    *("command", "config", "errors", "invocation", "passwords", "processes", "provenance"),
     *("recorder", "runs", "tracking"),
     # For other runs than those of a study.
     *("gallery", "search", "search.pruning", "search.running", "search.storage"),

@@ -7,32 +7,46 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from perceptrail import config, runs  # noqa: F401  (config registers the resolvers)
 from perceptrail.errors import UserError, did_you_mean
+from perceptrail.invocation import CONF, typed
 
-CONF = Path(__file__).parent / "conf"  # every choice, a comment for every key
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRAINING = ("torch", "pytorch_lightning", "mlflow")  # what a search alone does without
 TWO_FLAGS = "Only one of --"  # how Hydra begins to say that its flags exclude each other
 
 
-def execute(main: Callable[[], Any], name: str, *, usage: str) -> None:
-    """Run a function that `hydra.main` made, as a command that reads `name`.yaml."""
-    with errors_for_people():
+def execute(task: Callable[[DictConfig], Any], name: str, *, usage: str, first: int = 1) -> None:
+    """Run a function of the configuration `name` as a command.
+
+    Its arguments are those of the program from `first` on.
+    """
+    with errors_for_people(name):
         if {"-h", "--help"} & set(sys.argv):
             print(_help(name, usage=usage))
             return
-        sys.argv[1:] = runs.expand_resume(sys.argv[1:])
+        sys.argv[first:] = runs.expand_resume(sys.argv[first:])  # further processes read them too
+        setbase("1.3")
+        parser = get_args_parser()
         try:
-            main()
+            _run_hydra(
+                args=parser.parse_args(sys.argv[first:]),
+                args_parser=parser,
+                task_function=task,
+                config_path=str(CONF),
+                config_name=name,
+            )
         finally:
             gc.freeze()  # or Python, as it ends, looks for garbage in all of PyTorch: 0.9 s
 
@@ -40,23 +54,24 @@ def execute(main: Callable[[], Any], name: str, *, usage: str) -> None:
 def _help(name: str, *, usage: str) -> str:
     """What there is to choose; Hydra's own takes a second and a half to say it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(name)
+        cfg, found = compose(name), GlobalHydra.instance().config_loader()
+        presets = {"experiment", "hparams_search"} if name == "train" else set()
+        groups = "\n".join(
+            f"  {group}: {', '.join(found.get_group_options(group))}"
+            for group in found.list_groups("")
+            if group in {*cfg, *presets}
+        )
     values = OmegaConf.to_yaml(cfg)
-    presets = {"experiment", "hparams_search"} if name == "train" else set()
-    folders = sorted(f for f in CONF.iterdir() if f.is_dir() and f.name in {*cfg, *presets})
-    groups = "\n".join(
-        f"  {folder.relative_to(CONF)}: {', '.join(sorted(f.stem for f in folder.glob('*.yaml')))}"
-        for folder in folders
-    )
+    called = typed(name)
     return (
-        f"{usage}\nGroups (name=option)\n\n{groups}\n\nValues (key=value)\n\n{values}\n"
-        f"Hydra's own flags: python {name}.py --hydra-help"
+        f"{usage.replace(f'python {name}.py', called)}\nGroups (name=option)\n\n{groups}\n\n"
+        f"Values (key=value)\n\n{values}\nHydra's own flags: {called} --hydra-help"
     )
 
 
 @contextmanager
-def errors_for_people() -> Iterator[None]:
-    """End the program with one message; HYDRA_FULL_ERROR=1 shows where it comes from."""
+def errors_for_people(name: str = "train") -> Iterator[None]:
+    """End the command with one message; HYDRA_FULL_ERROR=1 shows where it comes from."""
     if os.environ.get(FULL_ERROR) == "1":
         yield
         return
@@ -68,8 +83,8 @@ def errors_for_people() -> Iterator[None]:
     except OverrideParseException as error:
         sys.exit(f"{error.override}: {str(error).splitlines()[0]}")
     except (HydraException, OmegaConfBaseException) as error:
-        sys.exit(_composition(error))
-    except UserError as error:
+        sys.exit(_composition(error, name))
+    except (UserError, YAMLError) as error:  # the latter in a file of one's own
         sys.exit(str(error))
     except ValueError as error:
         if not str(error).startswith(TWO_FLAGS):
@@ -95,7 +110,7 @@ def _missing_option(error: MissingConfigException) -> str:
     return f"{group}={name}: must be one of {', '.join(options)}{did_you_mean(name, options)}"
 
 
-def _composition(error: Exception) -> str:
+def _composition(error: Exception, name: str) -> str:
     unknown = re.search(r"Could not (?:override|find) '([^']+)'", str(error))
     if unknown is None:
         root = error.__cause__ or error
@@ -104,10 +119,10 @@ def _composition(error: Exception) -> str:
         )
     key = unknown[1]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        known = list(_keys(compose("train")))
-    groups = [folder.name for folder in CONF.iterdir() if folder.is_dir()]
+        known = list(_keys(compose(name)))
+        groups = GlobalHydra.instance().config_loader().list_groups("")
     hint = did_you_mean(key, [*known, *groups])
-    return f"{key}: there is no such key or group{hint}; python train.py --help lists them"
+    return f"{key}: there is no such key or group{hint}; {typed(name)} --help lists them"
 
 
 def _keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

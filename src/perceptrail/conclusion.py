@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from perceptrail import gallery, runs
 from perceptrail.callbacks import BEST, Row
 from perceptrail.data.module import DataModule
+from perceptrail.invocation import typed
 from perceptrail.measures import MEASURES, measure, said
 from perceptrail.network import Network, sources
 from perceptrail.prediction import judge
@@ -143,7 +144,7 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     print(
         f"\n{summary}\n"
         f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
-        f"next: python evaluate.py run={shown}" + ("   or   make ui" if log.run_id else "")
+        f"next: {typed('evaluate')} run={shown}" + ("   or   make ui" if log.run_id else "")
     )
     return {**reached, "parameters": float(network.parameter_count)}
 
@@ -152,7 +153,7 @@ def _pointers(run_dir: Path) -> str:
     """Where to go from a run's page, in Markdown."""
     return (
         "\n\nThe figures are under Artifacts, the curves under Model metrics. On the test data: "
-        f"`python evaluate.py run={run_dir}`; the same training again: the command among the tags."
+        f"`{typed('evaluate')} run={run_dir}`; the same training again: the command among the tags."
     )
 
 

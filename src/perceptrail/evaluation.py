@@ -12,6 +12,7 @@ from perceptrail.assignment import own_loss
 from perceptrail.build import dataset
 from perceptrail.data.image import image_files, read_digit
 from perceptrail.errors import UserError
+from perceptrail.invocation import typed
 from perceptrail.measures import said
 from perceptrail.network import load
 from perceptrail.passwords import masked, unmasked
@@ -30,7 +31,7 @@ def locate(cfg: DictConfig) -> Path:
     if unfinished is not None:
         raise UserError(
             f"run={cfg.run}: {unfinished} has not finished; "
-            f"go on with it by python train.py resume={unfinished}"
+            f"go on with it by {typed('train')} resume={unfinished}"
         )
     if cfg.tracking.uri is None:
         raise UserError(f"run={cfg.run}: there is no such run here; give latest or a run directory")
@@ -97,7 +98,7 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
         f"run:  {shown}" + (f"  (MLflow {run_id})" if run_id else "")
     )
     if len(data.shape) == 2:
-        print(f"next: python predict.py run={shown} image=FILE")
+        print(f"next: {typed('predict')} run={shown} image=FILE")
     return judgement.metrics
 
 

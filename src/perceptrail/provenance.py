@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from perceptrail.invocation import folder, line
+
 
 def origin() -> tuple[dict[str, str], dict[str, str]]:
     """Where a run comes from: tags, and texts to be stored as files."""
-    command = shlex.join([Path(sys.executable).name, *sys.argv])
-    source = Path(sys.argv[0])
-    tags = {"mlflow.source.name": source.name, "mlflow.user": getuser(), "command": command}
+    command = shlex.join(line())
+    tags = {
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.user": getuser(),
+        "command": command,
+    }
     texts = {"environment/command.txt": command + "\n"}
     commit = _git("rev-parse", "HEAD").strip()
     if commit:
@@ -33,7 +38,7 @@ def origin() -> tuple[dict[str, str], dict[str, str]]:
 def _git(*arguments: str) -> str:
     try:
         ended = subprocess.run(
-            ["git", "-C", str(Path(sys.argv[0]).parent), *arguments],
+            ["git", "-C", str(folder()), *arguments],
             capture_output=True,
             text=True,
             check=False,

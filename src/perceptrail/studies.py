@@ -36,8 +36,9 @@ from yaml import YAMLError
 
 from perceptrail import recorder, runs
 from perceptrail.build import dataset
-from perceptrail.command import CONF, errors_for_people
+from perceptrail.command import errors_for_people
 from perceptrail.errors import UserError, did_you_mean
+from perceptrail.invocation import CONF
 from perceptrail.recorder import RunLog
 
 if TYPE_CHECKING:

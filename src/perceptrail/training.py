@@ -34,6 +34,7 @@ from perceptrail.data.dataset import Dataset
 from perceptrail.data.module import DataModule
 from perceptrail.distillation import teaching
 from perceptrail.errors import UserError
+from perceptrail.invocation import typed
 from perceptrail.model import MLP
 from perceptrail.network import KEYS, Module, Network, make, prepare
 from perceptrail.passwords import masked
@@ -173,7 +174,7 @@ def _interruptible(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        print(f"\nInterrupted. Go on with: python train.py resume={runs.shown(run_dir)}")
+        print(f"\nInterrupted. Go on with: {typed('train')} resume={runs.shown(run_dir)}")
         if isinstance(stop, SIGTERMException):
             raise SystemExit(128 + signal.SIGTERM) from None
         raise KeyboardInterrupt from None

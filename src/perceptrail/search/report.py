@@ -20,7 +20,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from perceptrail import recorder, runs
+from perceptrail import invocation, recorder, runs
 from perceptrail.search.engines import Outcome
 from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import FOLDER, PAGE, Artist
@@ -69,7 +69,7 @@ class Records:
     ) -> None:
         self._key, self._name, self._dir = study.user_attrs[KEY], study.study_name, folder
         self._line, self._objectives = recorder.connect(*place), objectives(study)
-        command = shlex.join([Path(sys.executable).name, *sys.argv])
+        command = shlex.join(invocation.line())
         tags = {"mlflow.source.name": Path(sys.argv[0]).name, "command": command}
         own = {"key": self._key, "name": self._name, "run_dir": str(folder), "owner": os.getpid()}
         self._line.post("open_study", **own, tags=tags)
@@ -283,15 +283,15 @@ class Report:
         """What to type next."""
         if not standing.best:
             return
-        app, folder = runs.shown(Path(sys.argv[0])), runs.shown(self._dir)
+        folder = runs.shown(self._dir)
         again = ["-cd", str(folder), "-cn", Path(BEST).stem]
         if "seed" in self._config:
             again = ["-m", *again, "seed=0,1,2,3,4"]
-        yield f"train the best again: python {app} {shlex.join(again)}"
+        yield f"train the best again: {invocation.program()} {shlex.join(again)}"
         best = folder / str(standing.best[0].number)
         if (best / runs.METRICS).is_file():
-            test = app.with_name("evaluate.py")
-            yield f"evaluate the best:    python {test} {shlex.quote(f'run={best}')}"
+            test = invocation.typed("evaluate")
+            yield f"evaluate the best:    {test} {shlex.quote(f'run={best}')}"
 
     def _write(self, standing: Standing) -> list[Path]:
         """Bring the files up to date; those that have changed.
