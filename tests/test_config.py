@@ -76,13 +76,23 @@ def or_null(values):
 VALUES = {
     "seed": integers(0, high=2**32 - 1),
     "figures": FLAGS,
-    "monitor.metric": names("train/loss", "val/loss", "val/acc", "val/r2", "val/mae", "val/rmse"),
-    "task.name": names("classification", "regression"),
+    "monitor.metric": (
+        ["train/loss", "val/loss", "val/acc", "val/r2", "val/f1", "val/auroc"],
+        [None, "", "VAL/LOSS", "val/acc ", "train/acc", "f1", 1, ["val/loss"]],
+        "train/loss, or one of val/loss, val/acc, val/r2",
+    ),
+    "task.name": names("classification", "regression", "multilabel"),
     "task.loss": (
         [None, "mse", "huber", {"_target_": "my.Loss"}],
         ["", "MSE", 1, {"a": 1}],
         "null for the usual one, mse, mae or huber of numbers",
     ),
+    "task.class_weights": (
+        [None, "balanced", [1, 0.5], [0]],
+        ["even", 1, [-1], ["a"]],
+        "null, balanced, or a list with a number of at least 0",
+    ),
+    "metrics": ([[], ["f1", "auroc"], ["accuracy"]], ["f1", ["f2"], None, 1], "a list of some of"),
     "input": or_null(TEXTS),
     "output": or_null(TEXTS),
     "separator": or_null(TEXTS),

@@ -14,8 +14,10 @@ from torch.utils.data import TensorDataset
 from perceptrail.build import dataset
 from perceptrail.config import validate
 from perceptrail.data.arrays import arrays, of_parts, of_result
-from perceptrail.data.images import folder, torchvision
+from perceptrail.data.images import folder, read_image, torchvision
 from perceptrail.errors import UserError
+from perceptrail.network import load
+from perceptrail.prediction import judge
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(50, 4)).astype(np.float32), RNG.integers(0, 3, 50)
@@ -218,3 +220,12 @@ def test_colour_images_are_trained_on_and_tested_by_command(pictures, tmp_path):
     )
     tested = run("evaluate.py", "run=run", "tracking=none", cwd=tmp_path)
     assert "(4 examples of pets)" in tested.output
+    assert (tmp_path / "run" / "figures" / "test" / "worst_mistakes.png").is_file()
+    network, facts = load(tmp_path / "run" / "model")
+    data = folder(dir=pictures, size=16)
+    held = next(iter(sorted(pictures.rglob("*.png"))))
+    image = read_image(held, **facts["pictures"])
+    assert image.shape == data.shape
+    label = facts["classes"][judge(network, image.reshape(1, -1), np.zeros(1, int)).predicted[0]]
+    told = run("predict.py", "run=run", f"image={held}", "tracking=none", cwd=tmp_path)
+    assert f"{held}: {label}  (" in told.output

@@ -14,12 +14,34 @@ from launching import launch
 from mlflow.tracking import MlflowClient
 from running import Command, run
 from safetensors.torch import load_file
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    cohen_kappa_score,
+    explained_variance_score,
+    f1_score,
+    log_loss,
+    matthews_corrcoef,
+    mean_absolute_error,
+    mean_absolute_percentage_error,
+    precision_score,
+    r2_score,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+    root_mean_squared_error,
+)
+from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
-from perceptrail import tasks
+from perceptrail import diagrams, tasks
+from perceptrail.data.table import table
+from perceptrail.extras import Extras
+from perceptrail.losses import probabilities
 from perceptrail.prediction import Predictor
-from perceptrail.tasks import Regression
+from perceptrail.tasks import Classification, Multilabel, Regression
 
 LOSSES = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 
@@ -104,6 +126,145 @@ def test_a_task_comes_back_from_its_facts():
     assert torch.equal(again.sums(outputs, y), task.sums(outputs, y))
 
 
+LABELS = np.random.default_rng(1).integers(0, 2, (90, 3))
+CLASSES = np.random.default_rng(2).integers(0, 4, 90)
+
+
+def by_scikit_learn(probability, y):
+    """What its functions find, by the names that `metrics` has for them."""
+    told = probability.argmax(1)
+    two = probability.shape[1] == 2
+    average = {"average": "binary" if two else "macro"}
+    area = probability[:, 1] if two else probability
+    held = y if two else np.eye(probability.shape[1])[y]
+    return {
+        "f1": f1_score(y, told, **average),
+        "precision": precision_score(y, told, **average),
+        "recall": recall_score(y, told, **average),
+        "auroc": roc_auc_score(y, area, **({} if two else {"multi_class": "ovr"})),
+        "average_precision": average_precision_score(held, area),
+        "balanced_accuracy": balanced_accuracy_score(y, told),
+        "mcc": matthews_corrcoef(y, told),
+        "kappa": cohen_kappa_score(y, told),
+    }
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_metrics_of_classes_are_as_scikit_learn_has_them(classes):
+    task = Classification([str(k) for k in range(classes)])
+    outputs = torch.from_numpy(np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32))
+    outputs, y = outputs[:, : 1 if classes == 2 else 4], CLASSES % classes
+    expected = by_scikit_learn(probabilities(outputs).numpy(), y)
+    extras = Extras([*expected, "acc"], task)
+    for part in (slice(50), slice(50, None)):
+        extras.update(task, outputs[part], torch.from_numpy(y)[part])
+    found = {name: float(value) for name, value in extras.compute().items()}
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_calibration_error_is_the_gap_between_confidence_and_accuracy(classes):
+    task = Classification([str(k) for k in range(classes)])
+    outputs = torch.from_numpy(np.random.default_rng(0).normal(size=(90, 4)).astype(np.float32))
+    outputs, y = outputs[:, : 1 if classes == 2 else 4], CLASSES % classes
+    extras = Extras(["ece"], task)
+    extras.update(task, outputs, torch.from_numpy(y))
+    probability = probabilities(outputs).numpy()
+    sure, right = probability.max(1), probability.argmax(1) == y
+    bins = np.ceil(sure * 15).astype(int)
+    gaps = [
+        (bins == k).mean() * abs(sure[bins == k].mean() - right[bins == k].mean())
+        for k in np.unique(bins)
+    ]
+    assert float(extras.compute()["ece"]) == pytest.approx(sum(gaps), rel=1e-5)
+
+
+def test_what_is_measured_of_labels_is_as_scikit_learn_has_it():
+    outputs = torch.from_numpy(np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32))
+    y, task = torch.from_numpy(LABELS).float(), Multilabel("abc")
+    found = task.metrics(task.sums(outputs, y), 90)
+    told = task.predicted(outputs).numpy()
+    area = roc_auc_score(LABELS, outputs.sigmoid().numpy())
+    assert float(found["exact"]) == pytest.approx(accuracy_score(LABELS, told))
+    assert float(found["acc"]) == pytest.approx((told == LABELS).mean())
+    loss = np.mean(
+        [log_loss(LABELS[:, k], outputs[:, k].sigmoid().double().numpy()) for k in range(3)]
+    )
+    assert float(found["loss"]) == pytest.approx(loss, rel=1e-5)
+    extras = Extras(["f1", "auroc"], task)
+    extras.update(task, outputs, y)
+    expected = {"f1": f1_score(LABELS, told, average="macro"), "auroc": area}
+    assert {k: float(v) for k, v in extras.compute().items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("several", [1, 3])
+def test_metrics_of_numbers_are_as_scipy_has_them(several):
+    outputs, y = numbers(90, several)
+    outputs = outputs + torch.sin(y)
+    task = Regression.of(list("abc")[:several], y)
+    extras = Extras(["pearson", "spearman", "mape", "explained_variance"], task)
+    extras.update(task, outputs, y[:, 0] if several == 1 else y)
+    told, true = task.predicted(outputs).numpy(), y.double().numpy()
+    columns = list(zip(told.T, true.T, strict=True))
+    assert {k: float(v) for k, v in extras.compute().items()} == pytest.approx(
+        {
+            "pearson": np.mean([pearsonr(*pair).statistic for pair in columns]),
+            "spearman": np.mean([spearmanr(*pair).statistic for pair in columns]),
+            "mape": mean_absolute_percentage_error(true, told),
+            "explained_variance": explained_variance_score(true, told),
+        },
+        rel=1e-3,
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_slopes_of_labels_and_of_weighted_classes_are_what_autograd_finds(smoothing):
+    outputs = torch.from_numpy(np.random.default_rng(0).normal(size=(90, 3)).astype(np.float32))
+    y = torch.from_numpy(CLASSES % 3)
+    weights = torch.tensor([3.0, 1.0, 0.5])
+    for task, target, terms in (
+        (Multilabel("abc"), torch.from_numpy(LABELS).float(), None),
+        (Classification("abc", class_weights=[3.0, 1.0, 0.5]), y, weights[y]),
+    ):
+        given = outputs.clone().requires_grad_()
+        if terms is None:
+            soft = target * (1 - smoothing) + smoothing / 2
+            expected = F.binary_cross_entropy_with_logits(given, soft)
+        else:
+            each = F.cross_entropy(given, y, reduction="none", label_smoothing=smoothing)
+            expected = (terms * each).mean()
+        expected.backward()
+        loss, slope = task.loss_and_slope(outputs, target, label_smoothing=smoothing, share=0.5)
+        torch.testing.assert_close((loss, slope), (expected.detach() / 2, given.grad / 2))
+        torch.testing.assert_close(
+            task.loss(outputs, target, label_smoothing=smoothing), expected.detach()
+        )
+    losses, slopes = Multilabel("abc").losses_and_slopes(
+        torch.stack([outputs, outputs / 2]),
+        torch.from_numpy(LABELS).float().expand(2, -1, -1),
+        label_smoothing=torch.tensor([[smoothing], [0.3]]),
+    )
+    own, its = Multilabel("abc").loss_and_slope(
+        outputs / 2, torch.from_numpy(LABELS).float(), label_smoothing=0.3
+    )
+    torch.testing.assert_close((losses[1], slopes[1]), (own, its))
+
+
+def test_balanced_weights_are_scikit_learns():
+    y = np.array([0] * 70 + [1] * 20 + [2] * 10)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=y)
+    assert Classification.balanced(torch.from_numpy(y), classes=3) == pytest.approx(expected)
+
+
+def test_the_curve_is_scikit_learns():
+    score = np.round(np.random.default_rng(0).normal(size=90), 1)  # some of which are equal
+    true = LABELS[:, 0]
+    x, y, _ = roc_curve(true, score, drop_intermediate=False)
+    found = diagrams.curve(true, score)
+    np.testing.assert_allclose(found, (x, y))
+    assert diagrams.area(*found) == pytest.approx(roc_auc_score(true, score))
+
+
 # Each seam, for each task.
 
 TABLE = (
@@ -116,6 +277,14 @@ TABLE = (
 SMALL = ("model.hidden=[8]", "figures=false")
 CHOSEN = {
     "one number": ("task=regression", "data.target=price", "data.features=[size,rooms,town]"),
+    "labels": (
+        *("task=multilabel", "data.target=[cheap,large]", "data.features=[size,rooms,price]"),
+        "metrics=[f1,auroc]",
+    ),
+    "classes": (
+        *("data.target=cheap", "data.features=[size,rooms,town]", "metrics=[accuracy,f1,ece]"),
+        "task.class_weights=[1,1.5]",
+    ),
     "numbers": (
         "task=regression",
         "data.target=[price,rent]",
@@ -126,6 +295,13 @@ CHOSEN = {
 every_task = pytest.mark.parametrize("chosen", list(CHOSEN))
 
 
+FIGURES = {
+    "task=regression": {"predicted_against_true", "residuals"},
+    "task=multilabel": {"roc_and_reliability"},
+    "data.target=cheap": {"roc_and_reliability", "confusion_matrix"},
+}
+
+
 def houses(folder: Path) -> Path:
     """A table of houses, in a folder."""
     rng = np.random.default_rng(0)
@@ -134,8 +310,8 @@ def houses(folder: Path) -> Path:
     frame["town"] = rng.choice(["A", "B"], n)
     frame["price"] = 2000 * frame["size"] + 20_000 * (frame["town"] == "B") + rng.normal(0, 99, n)
     frame["rent"] = (frame["price"] / 300 + rng.normal(0, 9, n)).round(1)
-    frame["cheap"] = (frame["price"] < 190_000).astype(int)
-    frame["large"] = (frame["size"] > 100).astype(int)
+    frame["cheap"] = (frame["price"] < 190_000 + rng.normal(0, 20_000, n)).astype(int)
+    frame["large"] = (frame["size"] > 100 + rng.normal(0, 9, n)).astype(int)
     frame.to_csv(folder / "houses.csv", index=False)
     return folder / "houses.csv"
 
@@ -177,10 +353,11 @@ def test_the_store_holds_the_run_and_a_model_that_takes_the_table(trained):
     (found,) = MlflowClient(uri).search_runs(["1"])
     rows = history(folder / "outputs" / "x" / "run")
     assert found.info.status == "FINISHED"
-    for name in ("val/r2", "val/mae", "val/rmse", "val/loss"):
+    for name in [name for name in rows[0] if name.startswith("val/")]:
         stored = MlflowClient(uri).get_metric_history(found.info.run_id, name)
         assert [metric.value for metric in stored] == [row[name] for row in rows]
-        best = (max if name == "val/r2" else min)(row[name] for row in rows)
+        lowest = name.endswith(("loss", "mae", "rmse", "ece"))
+        best = (min if lowest else max)(row[name] for row in rows)
         assert found.data.metrics[f"best/{name}"] == best
     mlflow.set_tracking_uri(uri)
     model = mlflow.pyfunc.load_model(f"runs:/{found.info.run_id}/model")
@@ -191,31 +368,44 @@ def test_the_store_holds_the_run_and_a_model_that_takes_the_table(trained):
 
 @pytest.mark.slow
 def test_evaluated_and_predicted_as_scikit_learn_counts(trained):
+    """The rows of the test are found in the table of what was told, by their sizes."""
     folder, options = trained
-    (folder / "houses_test.csv").unlink(missing_ok=True)
     run("evaluate.py", cwd=folder)
     found = json.loads((folder / "outputs" / "x" / "run" / "metrics.json").read_text())
     run("predict.py", "input=houses.csv", "output=told.csv", cwd=folder)
-    told = pd.read_csv(folder / "told.csv")
-    assert list(told)[:7] == ["size", "rooms", "town", "price", "rent", "cheap", "large"]
-    names = [name.removeprefix("predicted_") for name in list(told)[7:]]
-    assert f"data.target=[{','.join(names)}]" in options or f"data.target={names[0]}" in options
-    from perceptrail.data.table import table
-
-    data = table(path=told, target=names, kind="numbers", features=["size"], test=0.25)
-    size, y = data.test()
-    rows = told[told["size"].astype(np.float32).isin(size[:, 0])]
-    rows = rows[rows[names[0]].astype(np.float32).isin(y.reshape(len(y), -1)[:, 0])]
-    assert len(rows) == len(y) == 50
-    true, predicted = rows[names], rows[[f"predicted_{name}" for name in names]]
-    assert found["test/r2"] == pytest.approx(r2_score(true, predicted), rel=1e-4)
-    assert found["test/mae"] == pytest.approx(mean_absolute_error(true, predicted), rel=1e-4)
-    figures = {path.name for path in (folder / "outputs" / "x" / "run" / "figures").rglob("*.png")}
-    assert figures == {"learning_curves.png", "predicted_against_true.png", "residuals.png"}
+    told, given = pd.read_csv(folder / "told.csv"), pd.read_csv(folder / "houses.csv")
+    pd.testing.assert_frame_equal(told[list(given)], given)
+    choice = next(o for o in options if o.startswith("data.target="))
+    names = choice.removeprefix("data.target=").strip("[]").split(",")
+    kind = "classes" if names == ["cheap"] else "numbers"
+    numbered = told.assign(row=np.arange(len(told), dtype=float))
+    data = table(path=numbered, target=names, kind=kind, features=["row"], test=0.25)
+    rows = told.iloc[data.test()[0][:, 0].astype(int)]
+    true, columns = rows[names], rows.filter(like="predicted_")
+    if "task=regression" in options:
+        expected = {"r2": r2_score(true, columns), "mae": mean_absolute_error(true, columns)}
+    elif "task=multilabel" in options:
+        likely = columns[["predicted_cheap", "predicted_large"]]
+        assert list(columns["predicted_labels"].fillna("")) == [
+            " ".join(n for n in names if row[f"predicted_{n}"] > 0.5) for _, row in rows.iterrows()
+        ]
+        expected = {
+            "exact": accuracy_score(true, likely > 0.5),
+            "f1": f1_score(true, likely > 0.5, average="macro"),
+            "auroc": roc_auc_score(true, likely),
+        }
+    else:
+        expected = {
+            "acc": accuracy_score(true, columns["predicted_label"]),
+            "f1": f1_score(true, columns["predicted_label"]),
+        }
+    assert {k: found[f"test/{k}"] for k in expected} == pytest.approx(expected, rel=1e-4)
+    drawn = {path.stem for path in (folder / "outputs" / "x" / "run" / "figures").rglob("*.png")}
+    assert drawn - {"learning_curves"} == next(v for k, v in FIGURES.items() if k in options)
 
 
 @every_task
-def test_a_stack_is_as_one_by_one(chosen, tmp_path):
+def test_a_stack_is_as_one_by_one(chosen, tmp_path, capfd):
     houses(tmp_path)
     own = [o.replace("houses.csv", f"{tmp_path}/houses.csv") for o in (*TABLE, *CHOSEN[chosen])]
     jobs = [
@@ -223,6 +413,8 @@ def test_a_stack_is_as_one_by_one(chosen, tmp_path):
     ]
     for launcher in ("basic", "fused"):
         launch(launcher, jobs, tmp_path / launcher)
+    said = capfd.readouterr().out
+    assert ("Alone, because of task.class_weights" in said) == (chosen == "classes")
     for k in ("0", "1"):
         one, other = history(tmp_path / "basic" / k), history(tmp_path / "fused" / k)
         assert [list(row) for row in one] == [list(row) for row in other]
@@ -280,6 +472,16 @@ BAD = {
         "data.target=price",
         "task.loss={_target_: torch.nn.MSELoss, reduction: none}",
     ): ("task.loss: must return the mean loss, a scalar tensor, not [2, 1]"),
+    (
+        "data.target=cheap",
+        "metrics=[mape]",
+    ): "mape does not go with task=classification",
+    ("data.target=cheap", "metrics=[f2]"): ": must be a list of some of",
+    ("data.target=cheap", "monitor.metric=val/f1", "monitor.mode=max"): "metrics=[f1] adds it",
+    ("data.target=cheap", "metrics=[top5]"): "metrics: top5:",
+    ("data.target=cheap", "task.class_weights=[1]"): "must hold a number for each of the 2 classes",
+    ("data.target=cheap", "task.class_weights=even"): "task.class_weights=even: must be null",
+    ("task=multilabel", "data.target=[cheap,rooms]"): "(cheap, rooms) must be 0 or 1",
     ("task=regresion", "data.target=price"): "did you mean 'regression'",
 }
 
@@ -298,4 +500,5 @@ def test_what_does_not_go_with_a_task_is_said_in_a_line(tmp_path):
         assert command.code == 1, (given, command.output)
         assert BAD[given] in command.output
         assert "Traceback" not in command.output
-        assert len(command.output.strip().splitlines()) <= 2, command.output
+        said = command.output.strip().splitlines()
+        assert len([line for line in said if "are taken for classes" not in line]) <= 2, said

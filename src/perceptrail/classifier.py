@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,6 +19,9 @@ from perceptrail.network import Network
 from perceptrail.replay import Replay, obstacle
 from perceptrail.stepping import Step
 from perceptrail.tasks import Classification, Task
+
+if TYPE_CHECKING:
+    from perceptrail.extras import Extras
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,8 @@ class Classifier(pl.LightningModule):
     values). Goodfellow et al. 2015, arXiv:1412.6572, section 6; the shift's form is that of Miyato
     et al. 2017, arXiv:1605.07725, section 3.
 
+    `extras` are further metrics, of all validation examples.
+
     With `relabel`, training batches are learned by the labels that it makes of them.
 
     On a GPU, steps are replayed as CUDA graphs, if `graphs` and where nothing stands against it.
@@ -51,6 +56,7 @@ class Classifier(pl.LightningModule):
         network: Network,
         *,
         task: Task | None = None,  # classification
+        extras: "Extras | None" = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         schedule: Schedule | None = None,
         label_smoothing: float = 0.0,
@@ -65,7 +71,7 @@ class Classifier(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.network, self.task = network, task or Classification()
+        self.network, self.task, self._extras = network, task or Classification(), extras
         self._make_optimizer, self._schedule = optimizer, schedule
         self._label_smoothing, self._l1, self._l2 = label_smoothing, l1, l2
         self._max_norm, self._gradient_clip, self._monitor = max_norm, gradient_clip, monitor
@@ -201,7 +207,10 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the sums."""
         x, y = batch
-        sums = self.task.sums(self.network(x), y)
+        outputs = self.network(x)
+        sums = self.task.sums(outputs, y)
+        if self._extras is not None:
+            self._extras.update(self.task, outputs, y)
         self._sums = sums if self._sums is None else self._sums + sums
         self._validated += len(y)
 
@@ -211,6 +220,8 @@ class Classifier(pl.LightningModule):
         examples = self._sums.new_full((1,), self._validated)
         total = self.trainer.strategy.reduce(torch.cat([self._sums, examples]), reduce_op="sum")
         found = self.task.metrics(total[:-1], total[-1])
+        if self._extras is not None:
+            found |= self._extras.compute()
         self.log_dict({f"val/{name}": value for name, value in found.items()})
 
     def configure_optimizers(self) -> Any:

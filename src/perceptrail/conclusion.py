@@ -105,6 +105,7 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     facts = {"classes": data.classes, "shape": data.shape, "task": trained.task.facts()}
     facts |= {"targets": data.dataset.targets} if data.dataset.targets else {}
     facts |= {"columns": data.dataset.columns.facts()} if data.dataset.columns else {}
+    facts |= {"pictures": data.dataset.pictures} if data.dataset.pictures else {}
     network.save(run_dir / runs.MODEL, **facts)
     log.post("log_model", str(run_dir / runs.MODEL), code=sources(network))
 
@@ -117,7 +118,9 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
                 shape=data.shape,
                 task=trained.task.name,
             ),
-            *gallery.draw_judgement(folder, network, x, y, judgement, dataset=data.dataset),
+            *gallery.draw_judgement(
+                folder, network, x, y, judgement, dataset=data.dataset, task=trained.task.name
+            ),
         ]
         log.post("log_files", [str(path) for path in drawn], folder="figures")
     _write_history(run_dir / HISTORY, rows)
@@ -134,9 +137,11 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     runs.write_json(run_dir / runs.METRICS, {**rows[-1], **extremes, **times, **own})
     log.call("log_files", [str(run_dir / runs.METRICS)])
     shown = runs.shown(run_dir)
+    best = rows[best_epoch - 1]
+    asked = {k: best[f"val/{k}"] for k in trained.cfg.metrics if f"val/{k}" in best}
     summary = (
         f"{monitor} {reached[monitor]:.4f}, "
-        f"validation {said(judgement.metrics)} (epoch {best_epoch} of {len(rows)})\n"
+        f"validation {said(judgement.metrics | asked)} (epoch {best_epoch} of {len(rows)})\n"
         f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
         f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all"
     )

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from perceptrail.errors import UserError, did_you_mean
-from perceptrail.measures import KINDS, MEASURES, measure
+from perceptrail.measures import KINDS, MEASURES, available, measure
 from perceptrail.passwords import masked, unmasked
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
@@ -121,6 +121,8 @@ _FILE = Rule(
     "a file, or {_target_: package.function} that returns what it would hold",
     lambda v: _TEXT.holds(v) or _is_target(v),
 )
+_KNOWN = tuple({f"val/{name}": 0 for kind in KINDS.values() for name in ("loss", *kind.measures)})
+_METRICS = tuple({name: None for task in KINDS for name in available(task)})
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
 _STORE = Rule(
     "a database (sqlite:///path, postgresql://...) or the address of an MLflow server (http://...)",
@@ -149,7 +151,23 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
         "null for the usual one, mse, mae or huber of numbers, or {_target_: my.Loss}",
         lambda v: v in (None, "mse", "mae", "huber") or _is_target(v),
     ),
-    "monitor.metric": _one_of(["train/loss", *(f"val/{name}" for name in MEASURES)]),
+    "task.class_weights": Rule(
+        "null, balanced, or a list with a number of at least 0 for each class",
+        lambda v: (
+            v in (None, "balanced")
+            or (isinstance(v, ListConfig) and all(_is_number(w) and w >= 0 for w in v))
+        ),
+    ),
+    "metrics": Rule(
+        f"a list of some of {', '.join(_METRICS)}",
+        lambda v: isinstance(v, ListConfig) and all(name in _METRICS for name in v),
+        _METRICS,
+    ),
+    "monitor.metric": Rule(
+        f"train/loss, or one of {', '.join(_KNOWN)}, or another metric as val/NAME",
+        lambda v: v == "train/loss" or v in {f"val/{name}" for name in MEASURES},
+        ("train/loss", *_KNOWN),
+    ),
     "monitor.mode": _one_of(["min", "max"]),
     "regularization.label_smoothing": _SHARE,
     "regularization.l1": _at_least(0),
@@ -270,16 +288,28 @@ def _check_task(cfg: DictConfig) -> None:
     task, loss, metric, smoothing = (OmegaConf.select(cfg, key) for key in keys)
     if task is None or metric is None:
         return
+    chosen = OmegaConf.select(cfg, "metrics") or []
+    for name in chosen:
+        if name not in available(task):
+            raise UserError(
+                f"metrics={_shown(chosen)}: {name} does not go with task={task}, of which there "
+                f"are {', '.join(available(task))}"
+            )
     known = ["train/loss", *(f"val/{name}" for name in ("loss", *KINDS[task].measures))]
+    known += [f"val/{name}" for name in chosen if name in MEASURES and f"val/{name}" not in known]
     if metric not in known:
+        name = metric.rpartition("/")[2]
+        cure = f"; metrics=[{name}] adds it" if name in available(task) else ""
         raise UserError(
-            f"monitor.metric={metric}: must be one of {', '.join(known)} for task={task}"
+            f"monitor.metric={metric}: must be one of {', '.join(known)} for task={task}{cure}"
         )
     if isinstance(loss, str) != (task == "regression") and not _is_target(loss):
         allowed = "mse, mae, huber" if task == "regression" else "null"
         raise UserError(
             f"task.loss={_shown(loss)}: must be {allowed} or {{_target_: my.Loss}} for task={task}"
         )
+    if loss is not None and OmegaConf.select(cfg, "task.class_weights") is not None:
+        raise UserError("task.class_weights: must be null where the loss is one's own, task.loss")
     if smoothing and (task == "regression" or loss is not None):
         raise UserError(
             f"regularization.label_smoothing={smoothing}: must be 0 "

@@ -3,14 +3,17 @@
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from perceptrail import config, gallery, recorder, runs, tasks
-from perceptrail.assignment import own_loss
+from perceptrail.assignment import extras, own_loss
 from perceptrail.build import dataset
 from perceptrail.data.image import image_files, read_digit
+from perceptrail.data.images import read_image
 from perceptrail.errors import UserError
 from perceptrail.invocation import typed
 from perceptrail.measures import said
@@ -80,10 +83,10 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     task = tasks.read(facts, own_loss=own_loss(stored))
     data = dataset(stored)
     x, y = data.test()
-    judgement = judge(network, x, y, task=task)
+    judgement = judge(network, x, y, task=task, extras=extras(stored, task))
     results = {f"test/{name}": value for name, value in judgement.metrics.items()}
     figures = folder / "figures" / "test"
-    drawn = gallery.draw_judgement(figures, network, x, y, judgement, dataset=data)
+    drawn = gallery.draw_judgement(figures, network, x, y, judgement, dataset=data, task=task.name)
     earlier = runs.read_json(folder / runs.METRICS)
     runs.write_json(folder / runs.METRICS, {**earlier, **results})
     run_id = record["run_id"]
@@ -97,8 +100,9 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
         f"({len(y):,} examples of {data.name})\n"
         f"run:  {shown}" + (f"  (MLflow {run_id})" if run_id else "")
     )
-    if len(data.shape) == 2:
-        print(f"next: {typed('predict')} run={shown} image=FILE")
+    asked = "input=TABLE" if data.columns else "image=FILE"
+    if data.columns or len(data.shape) > 1:
+        print(f"next: {typed('predict')} run={shown} {asked}")
     return judgement.metrics
 
 
@@ -140,11 +144,18 @@ def _of_images(cfg: DictConfig) -> list[str]:
     files = image_files(Path(cfg.image))
     network, facts = load(locate(cfg) / runs.MODEL)
     shape = tuple(facts["shape"])
-    if len(shape) != 2:
+    if "pictures" in facts:
+        images: list[NDArray[Any]] = [read_image(path, **facts["pictures"]) for path in files]
+        for path, image in zip(files, images, strict=True):
+            if image.shape != shape:
+                raise UserError(f"image={path}: must be of shape {shape}, not {image.shape}")
+    elif len(shape) == 2:
+        images = [read_digit(path, shape=shape) for path in files]
+    else:
         raise UserError(f"run={cfg.run}: its inputs of shape {shape} are not images")
-    x = np.stack([read_digit(path, shape=shape).ravel() for path in files])
+    x = np.stack(images).reshape(len(files), -1)
     answers = tasks.read(facts).answers(logits_of(network, x))
-    names = answers.pop("label", None)
+    names = next((answers.pop(text) for text in ("label", "labels") if text in answers), None)
     values = np.stack(list(answers.values()), 1)
     if names is None:  # numbers
         lines = [

@@ -44,6 +44,7 @@ SIDES = LinearSegmentedColormap.from_list("sides", [BLUE, "#FFFFFF", VERMILION])
 RESULTS: Mapping[str, Mapping[str, tuple[str, float]]] = {
     "classification": {"loss": ("loss (nats)", 1), "acc": ("accuracy (%)", 100)},
     "regression": {"loss": ("loss", 1), "r2": ("R²", 1)},
+    "multilabel": {"loss": ("loss (nats)", 1), "acc": ("labels right (%)", 100)},
 }
 SCHEDULES = {"lr": "learning rate", "dropout": "dropout rate"}
 
@@ -145,7 +146,7 @@ def worst_mistakes(
     probability: Floats,
     classes: Sequence[str],
 ) -> Figure:
-    """The most confident errors among images [n, height, width], at most 25 of them.
+    """The most confident errors among images [n, height, width(, 3)], at most 25 of them.
 
     `true` and `predicted` [n] are classes, `probability` [n] is that of the predicted one. Images
     that were recognised may be among them; they are left out.
@@ -259,13 +260,14 @@ def decision_boundary(
 def _tiles(
     images: Floats, *, columns: int, above: int = 1, beside: int = 1
 ) -> tuple[Floats, list[tuple[int, int]]]:
-    """Images [n, height, width] side by side in one array, NaN between, and their corners.
+    """Images [n, height, width(, 3)] side by side in one array, nothing between, and their corners.
 
     One large image is drawn many times faster than a panel for each.
     """
-    n, height, width = images.shape
+    n, height, width, *colours = images.shape
     down, across = height + above, width + beside
-    canvas = np.full((math.ceil(n / columns) * down, columns * across), np.nan)
+    nothing = 1.0 if colours else np.nan
+    canvas = np.full((math.ceil(n / columns) * down, columns * across, *colours), nothing)
     corners = [(above + i // columns * down, i % columns * across) for i in range(n)]
     for image, (top, left) in zip(images, corners, strict=True):
         canvas[top : top + height, left : left + width] = image

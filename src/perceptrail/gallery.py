@@ -49,12 +49,19 @@ def draw_judgement(
     judgement: Judgement,
     *,
     dataset: Dataset,
+    task: str,
 ) -> list[Path]:
     """What was taken for what; for images the worst mistakes, for 2-D data the boundary.
 
-    Of numbers, what was told against what is true, and the differences.
+    Of two classes, and of labels, also the ROC curve and how far probabilities can be believed. Of
+    numbers, what was told against what is true, and the differences.
     """
     shape, classes = dataset.shape, dataset.classes
+    if task == "multilabel":
+        both = diagrams.roc_and_reliability(
+            y.reshape(len(y), -1).astype(int), judgement.probability, names=dataset.targets
+        )
+        return _save(folder, {"roc_and_reliability": both})
     if not classes:
         true = y.reshape(len(y), -1)
         return _save(
@@ -69,9 +76,14 @@ def draw_judgement(
     drawn: dict[str, Figure] = {
         "confusion_matrix": figures.confusion_matrix(judgement.counts, classes=classes)
     }
-    if len(shape) == 2:
+    if len(classes) == 2:
+        drawn["roc_and_reliability"] = diagrams.roc_and_reliability(
+            y[:, None], judgement.probability[:, 1:], names=classes[1:]
+        )
+    if len(shape) > 1:
+        images = as_float(x).reshape(-1, *shape)
         drawn["worst_mistakes"] = figures.worst_mistakes(
-            as_float(x).reshape(-1, *shape),
+            np.moveaxis(images, 1, -1) if len(shape) == 3 else images,
             true=y,
             predicted=judgement.predicted,
             probability=judgement.probability.max(1),

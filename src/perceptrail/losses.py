@@ -27,6 +27,11 @@ def _smoothed(y: Tensor, label_smoothing: Tensor | float, dtype: torch.dtype) ->
     return y.to(dtype) * (1 - label_smoothing) + label_smoothing / 2
 
 
+def label_losses(logits: Tensor, y: Tensor, label_smoothing: Tensor | float = 0.0) -> Tensor:
+    """Cross-entropy of each logit against a target of 0 or 1, of the same shape."""
+    return _binary_cross_entropy(logits, _smoothed(y, label_smoothing, logits.dtype))
+
+
 def _binary_cross_entropy(z: Tensor, target: Tensor) -> Tensor:
     """That of logits and probabilities of the same shape, on a processor in a fraction of PyTorch's
     time, whose log1p goes number by number there.
@@ -42,16 +47,27 @@ def _binary_cross_entropy(z: Tensor, target: Tensor) -> Tensor:
     return z.clamp(min=0).addcmul_(z, target, value=-1).add_(log1p)
 
 
-def mean_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """The mean of `example_losses`, by the fused operation.
+def mean_loss(
+    logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """The mean of `example_losses`, by the fused operation; times `weights` of the labels, if any.
 
     Instead of labels, y may hold probabilities: of each class [n, outputs], or, with one output, of
     the second class [n].
     """
+    kind = "mean" if weights is None else "none"
     if logits.shape[1] > 1:
-        return F.cross_entropy(logits, y, label_smoothing=label_smoothing)
+        loss = F.cross_entropy(logits, y, label_smoothing=label_smoothing, reduction=kind)
+    else:
+        target = _smoothed(y, label_smoothing, logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    return (loss if weights is None else loss * weights[y]).mean()
+
+
+def mean_label_loss(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """The mean of `label_losses`, by the fused operation."""
     target = _smoothed(y, label_smoothing, logits.dtype)
-    return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none").mean()
+    return F.binary_cross_entropy_with_logits(logits, target)
 
 
 def loss_and_slope(

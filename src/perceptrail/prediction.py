@@ -13,10 +13,12 @@ from perceptrail import tasks
 from perceptrail.data.dataset import as_float
 from perceptrail.losses import probabilities
 from perceptrail.network import load
-from perceptrail.tasks import Classification, Task
+from perceptrail.tasks import Classification, Multilabel, Task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from perceptrail.extras import Extras
 
 CHUNK = 8192  # examples at once: enough for full speed, little memory
 
@@ -38,7 +40,7 @@ class Judgement:
 
     metrics: dict[str, float]  # the loss, then the task's measures
     predicted: NDArray[Any]  # labels [n], or numbers [n, targets] in their own units
-    probability: NDArray[np.float32]  # [n, classes], of which numbers have none
+    probability: NDArray[np.float32]  # [n, classes or labels], of which numbers have none
     counts: NDArray[np.int64]  # [true class, predicted class]
 
     @property
@@ -54,14 +56,27 @@ class Judgement:
 
 @torch.inference_mode()
 def judge(
-    network: nn.Module, x: NDArray[Any], y: NDArray[Any], *, task: Task | None = None
+    network: nn.Module,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    *,
+    task: Task | None = None,
+    extras: "Extras | None" = None,
 ) -> Judgement:
-    """Predict inputs [n, inputs] and compare with targets y: labels, if no task is given."""
+    """Predict inputs [n, inputs] and compare with targets y: labels, if no task is given.
+
+    Among the metrics are those of `extras`.
+    """
     outputs, true = logits_of(network, x), torch.from_numpy(y)
     task = task.cpu() if task else Classification()
     found = task.metrics(task.sums(outputs, true), len(y))
+    if extras is not None:
+        extras.cpu().update(task, outputs, true)
+        found |= extras.compute()
     predicted, probability = task.predicted(outputs), torch.empty(len(y), 0)
     counts = torch.empty(0, 0, dtype=torch.int64)
+    if isinstance(task, Multilabel):
+        probability = outputs.sigmoid()
     if isinstance(task, Classification):
         probability = probabilities(outputs)
         k = probability.shape[1]

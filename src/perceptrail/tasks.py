@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import Any, ClassVar, Self, final
 
 import torch
@@ -50,6 +51,12 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def answers(self, outputs: Tensor) -> dict[str, Any]:
         """What outputs [n, outputs] say, in columns by name."""
+
+    @abstractmethod
+    def told(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What outputs say and what is true, as torchmetrics takes both: for each class or label a
+        probability, numbers in their own units.
+        """
 
     def seen(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and targets as a loss of one's own takes them."""
@@ -105,22 +112,50 @@ class Task(nn.Module, ABC):
 
 @final
 class Classification(Task):
-    """One of several classes, by logits; one output is the logit of the second of two."""
+    """One of several classes, by logits; one output is the logit of the second of two.
+
+    With `class_weights` [classes], an example's loss is multiplied by that of its class.
+    """
 
     name = "classification"
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        names: Sequence[str] = (),
+        *,
+        class_weights: Sequence[float] | None = None,
+        own_loss: Loss | None = None,
+    ) -> None:
+        super().__init__(names, own_loss=own_loss)
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("weights", weights, persistent=False)
+
+    @staticmethod
+    def balanced(y: Tensor, *, classes: int) -> list[float]:
+        """Weights by which all classes of labels y [n] count the same, and an example 1 in mean."""
+        counts = y.bincount(minlength=classes)
+        return [len(y) / (classes * n) if n else 1.0 for n in counts.tolist()]
 
     def example_losses(self, outputs: Tensor, y: Tensor, *, label_smoothing: Any = 0.0) -> Tensor:
         """Cross-entropy."""
-        return losses.example_losses(outputs, y, label_smoothing=label_smoothing)
+        found = losses.example_losses(outputs, y, label_smoothing=label_smoothing)
+        return found if self.weights is None else found * self.weights[y]
 
     def _loss(self, outputs: Tensor, y: Tensor, *, label_smoothing: float) -> Tensor:
-        return losses.mean_loss(outputs, y, label_smoothing=label_smoothing)
+        return losses.mean_loss(outputs, y, label_smoothing=label_smoothing, weights=self.weights)
 
     def loss_and_slope(
         self, outputs: Tensor, y: Tensor, *, label_smoothing: float = 0.0, share: float = 1.0
     ) -> tuple[Tensor, Tensor]:
         """By the kernels alone."""
-        return losses.loss_and_slope(outputs, y, label_smoothing=label_smoothing, share=share)
+        if self.weights is None:
+            return losses.loss_and_slope(outputs, y, label_smoothing=label_smoothing, share=share)
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            loss = share * self.loss(outputs, y, label_smoothing=label_smoothing)
+            (slope,) = torch.autograd.grad(loss, outputs)
+        return loss.detach(), slope
 
     def losses_and_slopes(
         self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
@@ -145,6 +180,15 @@ class Classification(Task):
         probability = losses.probabilities(outputs)
         label = [self.names[k] for k in probability.argmax(1)]
         return {"label": label, **_columns(self.names, probability)}
+
+    def told(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities [n, classes] and labels."""
+        return losses.probabilities(outputs), y
+
+    def facts(self) -> dict[str, Any]:
+        """Name, and weights if there are any."""
+        weights = {} if self.weights is None else {"class_weights": self.weights.tolist()}
+        return {"name": self.name, **weights}
 
     def seen(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """A logit for every class, that of the first of two being 0; labels, or probabilities."""
@@ -201,7 +245,7 @@ class Regression(Task):
         return outputs - self._standardised(outputs, y)
 
     def _standardised(self, outputs: Tensor, y: Tensor) -> Tensor:
-        return ((y if y.dim() == outputs.dim() else y.unsqueeze(-1)) - self.mean) / self.std
+        return (_like(y, outputs) - self.mean) / self.std
 
     def example_losses(self, outputs: Tensor, y: Tensor, *, label_smoothing: Any = 0.0) -> Tensor:
         """The mean over the numbers."""
@@ -247,6 +291,11 @@ class Regression(Task):
         """A column for each number."""
         return _columns(self.names, self.predicted(outputs))
 
+    def told(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers in their own units, [n] of one, float64."""
+        told = self.predicted(outputs)
+        return (told[:, 0] if told.shape[1] == 1 else told), y.view(len(y), -1).squeeze(1).double()
+
     def seen(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs, and standardised targets of their shape."""
         return outputs, self._standardised(outputs, y)
@@ -269,6 +318,72 @@ class Regression(Task):
         self.mean, self.std = self.mean[members], self.std[members]
 
 
+@final
+class Multilabel(Task):
+    """Labels of which any may hold at once, by the logit of each; targets are 0 or 1."""
+
+    name = "multilabel"
+
+    def example_losses(self, outputs: Tensor, y: Tensor, *, label_smoothing: Any = 0.0) -> Tensor:
+        """Cross-entropy, the mean over the labels."""
+        if isinstance(label_smoothing, Tensor):
+            label_smoothing = label_smoothing.unsqueeze(-1)
+        return losses.label_losses(outputs, _like(y, outputs), label_smoothing).mean(-1)
+
+    def _loss(self, outputs: Tensor, y: Tensor, *, label_smoothing: float) -> Tensor:
+        y = _like(y, outputs)
+        return losses.mean_label_loss(outputs, y, label_smoothing=label_smoothing)
+
+    def loss_and_slope(
+        self, outputs: Tensor, y: Tensor, *, label_smoothing: float = 0.0, share: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """By a formula."""
+        smoothing = outputs.new_full((1, 1), label_smoothing)
+        loss, slope = self.losses_and_slopes(outputs[None], y[None], label_smoothing=smoothing)
+        return loss[0] * share, slope[0] * share
+
+    def losses_and_slopes(
+        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """By a formula: the gradient by a logit is the difference of probability and target."""
+        smoothing = 0.0 if label_smoothing is None else label_smoothing.unsqueeze(-1)
+        y = _like(y, outputs)
+        loss = losses.label_losses(outputs, y, smoothing).mean((1, 2))
+        target = y * (1 - smoothing) + smoothing / 2
+        return loss, (outputs.sigmoid() - target) / outputs[0].numel()
+
+    def counts(self, outputs: Tensor, y: Tensor) -> list[Tensor]:
+        """The share of each example's labels that are right, and how many have all right."""
+        right = (outputs > 0) == (_like(y, outputs) > 0)
+        return [right.double().mean(-1).sum(-1), right.all(-1).sum(-1).double()]
+
+    def measured(self, counts: Sequence[Tensor], n: int | Tensor) -> Sequence[Tensor]:
+        """Their shares."""
+        return [count / n for count in counts]
+
+    def predicted(self, outputs: Tensor) -> Tensor:
+        """0 or 1 for each label [n, labels]."""
+        return (outputs > 0).long()
+
+    def answers(self, outputs: Tensor) -> dict[str, Any]:
+        """The labels that hold, with a space between, and the probability of each."""
+        held = [" ".join(compress(self.names, row)) for row in (outputs > 0).tolist()]
+        return {"labels": held, **_columns(self.names, outputs.sigmoid())}
+
+    def told(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and labels [n, labels]."""
+        return outputs.sigmoid(), _like(y, outputs).long()
+
+    def seen(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and labels, both [n, labels]."""
+        return outputs, _like(y, outputs)
+
+
+def _like(y: Tensor, outputs: Tensor) -> Tensor:
+    """Targets with a last dimension, if they are of one number."""
+    return y if y.dim() == outputs.dim() else y.unsqueeze(-1)
+
+
 def _column(y: Tensor) -> Tensor:
     """Targets [n, numbers] of [n], if there is one number."""
     return y if y.dim() > 1 else y.unsqueeze(-1)
@@ -278,7 +393,9 @@ def _columns(names: Sequence[str], values: Tensor) -> dict[str, Any]:
     return dict(zip(names, values.double().numpy().T, strict=True))
 
 
-TASKS: Mapping[str, type[Task]] = {task.name: task for task in (Classification, Regression)}
+TASKS: Mapping[str, type[Task]] = {
+    task.name: task for task in (Classification, Regression, Multilabel)
+}
 
 
 def read(facts: Mapping[str, Any], *, own_loss: Loss | None = None) -> Task:

@@ -68,6 +68,7 @@ def run(cfg: DictConfig) -> float | list[float]:
         classifier = Classifier(
             network,
             task=learned,
+            extras=assignment.extras(cfg, learned),
             optimizer=optimizer,
             schedule=schedule,
             relabel=relabel,

@@ -1,7 +1,7 @@
 """What a data set is, of whatever kind, and how its examples are divided."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ class Dataset:
     targets: tuple[str, ...] = ()
     by_column: bool = False
     columns: Any = None  # a data.table.Columns, where x comes from a table
+    pictures: Mapping[str, Any] | None = None  # how `images.read_image` reads such, of files
 
 
 def of_arrays(

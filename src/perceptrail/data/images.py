@@ -50,7 +50,7 @@ def folder(
         check_seen(set(theirs) - set(classes), said=f"data.test={test}")
         numbers = np.array([classes.index(file.parent.name) for file in others])
         parts = [(files, labels), (others, numbers)]
-    shape = _read_image(files[0], size=size, mode=mode).shape
+    shape = read_image(files[0], size=size, mode=mode).shape
     digest = hashlib.sha256()
     for part, _ in parts:
         for file in part:
@@ -61,7 +61,7 @@ def folder(
         paths, y = parts[number]
         x = np.empty((len(paths), *shape), np.uint8)
         for row, path in zip(x, paths, strict=True):
-            image = _read_image(path, size=size, mode=mode)
+            image = read_image(path, size=size, mode=mode)
             if image.shape != shape:
                 raise UserError(
                     f"data.size=null: must be the side of a square for images of unequal size; "
@@ -79,6 +79,7 @@ def folder(
         train=lambda: load(0),
         test=lambda: load(1),
         strata=by_class,
+        pictures={"size": size, "mode": mode},
     )
 
 
@@ -101,7 +102,7 @@ def _images_of(home: Path, *, key: str) -> tuple[list[Path], list[str]]:
     return found, classes
 
 
-def _read_image(path: Path, *, size: int | None, mode: str) -> NDArray[np.uint8]:
+def read_image(path: Path, *, size: int | None, mode: str) -> NDArray[np.uint8]:
     """Bytes [height, width] of an image in grey, [3, height, width] in colour."""
     try:
         with Image.open(path, formats=list(FORMATS)) as file:
@@ -169,6 +170,7 @@ def torchvision(
         lambda: (x_test.reshape(len(x_test), -1), y_test),
         shape=x.shape[1:],
         source=str(Path(dir).expanduser().resolve()),
+        pictures={"size": size or x.shape[-1], "mode": "grey" if x.ndim == 3 else "colour"},
         **facts,
     )
 

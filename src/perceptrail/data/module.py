@@ -190,6 +190,11 @@ class DataModule(pl.LightningDataModule):
         return self._train[1]
 
     @property
+    def val_targets(self) -> Tensor:
+        """Those of the validation data."""
+        return self._val[1]
+
+    @property
     def n_train(self) -> int:
         """The number of training examples."""
         return len(self._train[1])

@@ -169,8 +169,19 @@ class Group:
     @torch.no_grad()
     def _validate(self) -> dict[str, Tensor]:
         """Loss and measures [members] on the validation data."""
-        parts = [self._task.sums(self._stack(x), y) for x, y in self._batches(self._val)]
-        return self._task.metrics(sum(parts[1:], parts[0]), self._val.shape[1])
+        extras = [member.extras for member in self._members if member.extras is not None]
+        tasks = [member.task for member in self._members]
+        parts = []
+        for x, y in self._batches(self._val):
+            outputs = self._stack(x)
+            parts.append(self._task.sums(outputs, y))
+            for extra, task, *batch in zip(extras, tasks, outputs, y, strict=False):
+                extra.update(task, *batch)
+        found = self._task.metrics(sum(parts[1:], parts[0]), self._val.shape[1])
+        further = [extra.compute() for extra in extras]
+        for name in further[0] if further else ():
+            found[name] = torch.stack([own[name] for own in further])
+        return found
 
     def _batches(self, rows: Tensor, size: int = 1) -> Iterator[Batch]:
         """Examples by rows [members, n], as (x [members, batch, inputs], y [members, batch, ...]).

@@ -34,7 +34,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "distillation.teacher": (None,),
     "optimizer._target_": _OPTIMIZERS,
     "schedule._target_": _SCHEDULES,
-    "task.name": ("classification", "regression"),
+    "task.name": ("classification", "regression", "multilabel"),
     "task.loss": (None, "mse", "mae", "huber"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda"),
     "trainer.devices": (1,),

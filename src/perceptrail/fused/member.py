@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from perceptrail.assignment import extras
 from perceptrail.callbacks import CURES, DivergenceError, Row
 from perceptrail.errors import UserError
 from perceptrail.fused.update import OWN
@@ -62,6 +63,10 @@ class Member:
         rate = DROPOUT_SCHEDULES[kind]
         self.dropout: Course = (str(settings["dropout"]), lambda t: rate(t, *bounds))
 
+        self.asked = list(cfg.metrics)
+        self.extras = extras(cfg, self.task)
+        if on_gpu and self.extras is not None:
+            self.task, self.extras = self.task.to(self.device), self.extras.to(self.device)
         self.outcome = Outcome()
         self.pruning = pruning
         self._monitor: str = settings["monitor"]["metric"]
@@ -84,6 +89,7 @@ class Member:
         sizes = (data.batch_size, data.n_train, data.n_val, self.epochs)
         device = (self.device, self.graphs, self._precision)
         options["task"] = self.task.facts()["name"], self.task.facts().get("loss")
+        options["metrics"] = self.asked
         return (str([*parts, *noises, options]), self.optimizer.func, *device, *sizes)
 
     def take(self, row: Row) -> tuple[bool, bool]:
