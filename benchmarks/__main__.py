@@ -28,6 +28,8 @@ PARTS = {
     "tracking": 3,
     "growth": 1,
     "fused": 3,
+    "ending": 3,
+    "bf16": 3,
     "overhead": 3,
     "trials": 3,
     "workers": 3,

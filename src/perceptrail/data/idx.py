@@ -105,7 +105,12 @@ def decode(content: bytes) -> NDArray[np.uint8]:
 
 def encode(array: NDArray[np.uint8]) -> bytes:
     """The bytes of the IDX file that holds `array`, of one dimension or more."""
-    return _MAGIC + bytes([array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+    return header(array.shape) + array.tobytes()
+
+
+def header(shape: tuple[int, ...]) -> bytes:
+    """What the file of an array of that shape begins with."""
+    return _MAGIC + bytes([len(shape)]) + np.array(shape, ">u4").tobytes()
 
 
 def read(path: Path) -> NDArray[np.uint8]:

@@ -8,7 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-HELD = 2**14  # examples after whose reading the map lets go of its pages, which the system keeps
+# Examples after whose reading the map lets go of its pages, which the system keeps: with each come
+# up to 2 MiB round it.
+HELD = 2**8
+MOVED = 2**14  # examples that go to a GPU at once
 
 
 @final
@@ -16,7 +19,7 @@ class Mapped:
     """Some rows of a matrix [n, d] in a memory map, taken out as tensors.
 
     Each row taken brings pages of the file into the process, which would hold them all in the end.
-    The map lets go of them now and then; reading them again costs little while the system has room
+    The map lets go of them as it reads; reading them again costs little while the system has room
     for them.
     """
 
@@ -24,7 +27,7 @@ class Mapped:
         assert isinstance(x, np.memmap)
         self._map: mmap.mmap = x._mmap  # type: ignore[attr-defined]
         self._x, self._rows = torch.from_numpy(x), rows
-        self._device, self._taken = torch.device("cpu"), 0
+        self._device = torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,12 +51,11 @@ class Mapped:
         return self._take(self._rows[part])
 
     def _take(self, rows: Tensor) -> Tensor:
-        taken = self._x.index_select(0, rows).to(self._device)
-        self._taken += len(rows)
-        if self._taken > HELD:
+        taken = torch.empty(len(rows), self._x.shape[1], dtype=self.dtype)
+        for part, into in zip(rows.split(HELD), taken.split(HELD), strict=True):
+            torch.index_select(self._x, 0, part, out=into)
             self._map.madvise(mmap.MADV_DONTNEED)
-            self._taken = 0
-        return taken
+        return taken.to(self._device)
 
     def to(self, device: torch.device) -> "Tensor | Mapped":
         """For use on that device: all rows there, if it has room for twice as much."""
@@ -61,7 +63,7 @@ class Mapped:
             self._device = device
             if 2 * self._x.nbytes < torch.cuda.mem_get_info(device)[0]:
                 whole = torch.empty(self.shape, dtype=self.dtype, device=device)
-                for start in range(0, len(self), HELD):
-                    whole[start : start + HELD] = self[start : start + HELD]
+                for start in range(0, len(self), MOVED):
+                    whole[start : start + MOVED] = self[start : start + MOVED]
                 return whole
         return self

@@ -234,13 +234,12 @@ class DataModule(pl.LightningDataModule):
                 f"data.batch_size={self.batch_size}: must be 1 to {len(rest)}, "
                 "the number of training examples"
             )
-        every_x, every_y = torch.from_numpy(x), torch.from_numpy(y)
+        every_y = torch.from_numpy(y)
         stay, out = torch.from_numpy(rest), torch.from_numpy(held_out)
         self.rows = (stay, out)
         stays = isinstance(x, np.memmap) and x.nbytes >= MAPPED
-        kept = Mapped(x, stay) if stays else every_x.index_select(0, stay)
-        self._train = (kept, every_y[stay])
-        self._val = (every_x.index_select(0, out), every_y[out])
+        kept, held = (Mapped(x, r) if stays else torch.from_numpy(x)[r] for r in self.rows)
+        self._train, self._val = (kept, every_y[stay]), (held[:], every_y[out])
         self.mean, self.std = _statistics(kept, by_column=self.dataset.by_column)
 
     def _count_val(self, n: int) -> int:
