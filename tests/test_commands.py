@@ -360,7 +360,7 @@ BAD = {
     "+dropout.bogus=1": "dropout",
     "+schedule.bogus=1": "schedule",
     "+trainer.bogus=1": "trainer",
-    "+trainer.max_steps=10": "trainer.max_epochs",
+    "+trainer.val_check_interval=2": "every epoch is validated",
     "monitor.metric=val/acc": "monitor.mode=min",
 }
 

@@ -39,8 +39,9 @@ TEXTS = (["a", "a/b c"], [None, "", 1, True, ["a"]], "a text")
 
 
 LEFT_OUT = ([], [1, 0.5, None, "x"], "left out")
-REPLACED = ("max_steps", "max_time", "gradient_clip_val", "accumulate_grad_batches")
-REPLACED += ("check_val_every_n_epoch", "val_check_interval")
+REPLACED = ("check_val_every_n_epoch", "val_check_interval", "enable_checkpointing", "barebones")
+REPLACED += ("model_registry", "use_distributed_sampler", "default_root_dir", "logger", "callbacks")
+BATCHES = ([1, 20, 0.1, 1.0], [0, 0.0, 1.5, -1, True, "1", [1]], "a count of batches")
 
 
 def integers(low, *, high=None):
@@ -161,6 +162,17 @@ VALUES = {
     "schedule.factor": ([0.1, 0.5], [0, 1, 1.5, -1, *NO_NUMBERS], "in (0, 1)"),
     "schedule.patience": integers(0),
     **{f"trainer.{name}": LEFT_OUT for name in REPLACED},
+    "trainer.max_steps": ([-1, 1, 100], [0, -2, 1.0, True, "1", None], "-1, or an integer"),
+    "trainer.gradient_clip_val": ([None, 0.1, 5], [0, -1, "1", True], "above 0, or null"),
+    "trainer.gradient_clip_algorithm": names("norm", "value"),
+    "trainer.accumulate_grad_batches": integers(1),
+    "trainer.limit_train_batches": ([None, *BATCHES[0]], *BATCHES[1:]),
+    "trainer.limit_val_batches": ([None, *BATCHES[0]], *BATCHES[1:]),
+    "trainer.overfit_batches": (
+        [0, 0.0, *BATCHES[0]],
+        [1.5, -1, "1", [1]],
+        "0, or a count of batches",
+    ),
     "schedule.warmup": SHARES,
     "schedule.final": ([0, 0.5, 1, 1.0], [-0.1, 1.1, *NO_NUMBERS], "in [0, 1]"),
     "dropout.schedule": names("constant", "linear", "cosine", "curriculum", "early", "late"),

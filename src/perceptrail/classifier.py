@@ -1,14 +1,17 @@
 """How a network learns: the loss, its penalties, the optimizer and the learning-rate schedule."""
 
 import logging
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from perceptrail.data.module import Batch, Chunks
@@ -27,6 +30,21 @@ log = logging.getLogger(__name__)
 
 # A function of progress in [0, 1] -> factor of the rate, or a partial of a torch scheduler class.
 Schedule = partial[Any]
+
+
+class _Watched:
+    """The optimizer's steps by Lightning."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self._optimizer = optimizer
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self._optimizer.zero_grad()
+
+    def __call__(self) -> None:
+        """Make a step by the gradients that the parameters hold."""
+        self._optimizer.step()
 
 
 class Classifier(pl.LightningModule):
@@ -48,6 +66,10 @@ class Classifier(pl.LightningModule):
 
     On a GPU, steps are replayed as CUDA graphs, if `graphs` and where nothing stands against it.
 
+    A step is made for every `accumulate` batches, by their mean gradient, which `gradient_clip`
+    bounds in its length (`clip_by` norm) or in each of its values (value). If it is `watched`,
+    Lightning's optimizer makes it, and tells the callbacks.
+
     `before_step` holds functions to be called with the progress t in [0, 1) before each step.
     """
 
@@ -64,6 +86,9 @@ class Classifier(pl.LightningModule):
         l2: float = 0.0,
         max_norm: float | None = None,
         gradient_clip: float | None = None,
+        clip_by: str = "norm",
+        accumulate: int = 1,
+        watched: bool = False,
         adversarial: float = 0.0,
         relabel: Relabel | None = None,
         graphs: bool = True,
@@ -75,14 +100,17 @@ class Classifier(pl.LightningModule):
         self._make_optimizer, self._schedule = optimizer, schedule
         self._label_smoothing, self._l1, self._l2 = label_smoothing, l1, l2
         self._max_norm, self._gradient_clip, self._monitor = max_norm, gradient_clip, monitor
+        clips: dict[str, Callable[..., Any]] = {"norm": clip_grad_norm_, "value": clip_grad_value_}
+        self._clip = clips[clip_by]
+        self._accumulate, self._watched = accumulate, watched
         self._adversarial, self._relabel, self._graphs = adversarial, relabel, graphs
         self.before_step: list[Callable[[float], None]] = []
         self.step_losses: list[Tensor] = []  # of this epoch, for every step a scalar
         self._step_sizes: list[int] = []
         self._steps_per_epoch = 0
-        self._step: Step | None = None
+        self._step: Step | _Watched | None = None
         self._gradient: Gradient | Autograd | None = None
-        self._advance: Callable[[Tensor, Tensor], Tensor] = self._make_step
+        self._advance: Callable[..., Tensor] = self._make_step
         self._sums: Tensor | None = None  # of the validation
         self._validated = 0  # examples
 
@@ -94,7 +122,8 @@ class Classifier(pl.LightningModule):
     @property
     def steps(self) -> int:
         """How many optimizer steps the whole training has."""
-        return (self.trainer.max_epochs or 0) * self._steps_per_epoch
+        steps = (self.trainer.max_epochs or 0) * self._steps_per_epoch
+        return steps if self.trainer.max_steps < 0 else min(steps, self.trainer.max_steps)
 
     @property
     def epoch_samples(self) -> int:
@@ -120,13 +149,16 @@ class Classifier(pl.LightningModule):
         chunks = self.trainer.train_dataloader
         assert isinstance(chunks, Chunks)
         limit = int(self.trainer.num_training_batches) * chunks.size
-        self._steps_per_epoch = min(len(chunks.batches), limit)
+        self._steps_per_epoch = math.ceil(min(chunks.total, limit) / self._accumulate)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
-        self._step = Step(optimizer)
+        self._step = _Watched(self.optimizers()) if self._watched else Step(optimizer)
         self._gradient = self._differentiation()
         if self._graphs and self.device.type == "cuda" and self.trainer.world_size == 1:
-            if reason := obstacle(self.network, optimizer):
+            reason = obstacle(self.network, optimizer)
+            if self._watched or self._accumulate > 1:
+                reason = "a callback watches them" if self._watched else "each is of many batches"
+            if reason:
                 log.info("Steps go one by one, not as a CUDA graph: %s", reason)
             else:
                 self._advance = Replay(self._make_step, optimizer, device=self.device)
@@ -135,7 +167,8 @@ class Classifier(pl.LightningModule):
         """What finds the gradients of a step's loss, of each half by itself if it has two."""
         share, trainer = 0.5 if self._adversarial else 1.0, self.trainer
         dtypes = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
-        plain = trainer.precision in dtypes and trainer.world_size == 1
+        alone = trainer.world_size == 1 and not self._watched
+        plain = trainer.precision in dtypes and alone
         own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
         own_loss = own_loss or not self.task.is_plain
         if plain and not (own_loss or self._l1 or self._l2) and Gradient.suits(self.network):
@@ -145,7 +178,7 @@ class Classifier(pl.LightningModule):
             )
             return Gradient(self.network, loss, dtype=dtypes[str(trainer.precision)])
         # With several processes, Lightning has them agree on the gradient.
-        backward = self.manual_backward if trainer.world_size > 1 else Tensor.backward
+        backward = Tensor.backward if alone else self.manual_backward
         return Autograd(lambda x, y: self.loss(x, y) * share, backward=backward)
 
     def on_train_epoch_start(self) -> None:
@@ -154,21 +187,35 @@ class Classifier(pl.LightningModule):
         self._step_sizes.clear()
 
     def training_step(self, chunk: Iterable[Batch], batch_idx: int) -> None:
-        """Make one optimizer step for each batch of a chunk."""
+        """Make one optimizer step for each batch of a chunk, or for every few of them."""
         done, steps = self.step, self.steps
-        for step, (x, y) in enumerate(chunk, start=done):
+        batches = iter(chunk)
+        for step in range(done, steps):
+            if not (few := list(islice(batches, self._accumulate))):
+                break
             for prepare in self.before_step:
                 prepare(step / steps)
-            self.step_losses.append(self._advance(x, y))
-            self._step_sizes.append(len(y))
+            self.step_losses.append(self._advance(*few[0], *chain(*few[1:])))
+            self._step_sizes.append(sum(len(y) for _, y in few))
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        progress.ready = progress.completed = self.step  # which Lightning has not seen
+        if self.step == self.trainer.max_steps:
+            self.trainer.should_stop = True  # after the validation that an epoch ends with
 
-    def _make_step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One optimizer step; the loss before it."""
+    def _make_step(self, *batches: Tensor) -> Tensor:
+        """One optimizer step by batches x, y, x, y ...; the mean of their losses before it."""
         assert self._step is not None
         self._step.forget()
-        loss = self._learn(x, y)
+        loss = self._learn(*batches[:2])
+        if len(batches) > 2:
+            pairs = zip(batches[2::2], batches[3::2], strict=True)
+            losses = [loss, *(self._learn(x, y) for x, y in pairs)]
+            loss = torch.stack(losses).mean()
+            for parameter in self.network.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= len(losses)
         if self._gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self._gradient_clip)
+            self._clip(self.network.parameters(), self._gradient_clip)
         self._step()
         if self._max_norm is not None:
             self._shorten(self._max_norm)

@@ -95,6 +95,11 @@ _DEVICES = Rule(
     "a count of at least 1, auto, or a list of device numbers",
     lambda v: v == "auto" or (_is_integer(v) and v >= 1) or isinstance(v, ListConfig),
 )
+_BATCHES = Rule(
+    "a count of batches of at least 1, or a share of them in (0, 1]",
+    lambda v: (_is_integer(v) and v >= 1) or (isinstance(v, float) and 0 < v <= 1),
+)
+_VALIDATED = "every epoch is validated: checkpoints, early stopping and searches go by it"
 _MIRRORS = Rule(
     "a list of URLs and folders, such as [/data/mnist]",
     lambda v: isinstance(v, ListConfig) and all(isinstance(m, str) for m in v),
@@ -229,14 +234,26 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "trainer.precision": _one_of(["32-true", "bf16-mixed"]),
     "trainer.matmul_precision": _one_of(["highest", "high", "medium"]),
     "trainer.cuda_graphs": _FLAG,
-    "trainer.max_steps": _left_out("trainer.max_epochs says how long to train"),
-    "trainer.max_time": _left_out("trainer.max_epochs says how long to train"),
-    "trainer.gradient_clip_val": _left_out("regularization.gradient_clip does that"),
-    "trainer.accumulate_grad_batches": _left_out(
-        "data.batch_size says how large a step's batch is"
+    "trainer.max_steps": Rule(
+        "-1, or an integer of at least 1", lambda v: _is_integer(v) and (v == -1 or v >= 1)
     ),
-    "trainer.check_val_every_n_epoch": _left_out("every epoch is validated"),
-    "trainer.val_check_interval": _left_out("every epoch is validated"),
+    "trainer.gradient_clip_val": _above(0).or_null(),
+    "trainer.gradient_clip_algorithm": _one_of(["norm", "value"]),
+    "trainer.accumulate_grad_batches": _integer(1),
+    "trainer.limit_train_batches": _BATCHES.or_null(),
+    "trainer.limit_val_batches": _BATCHES.or_null(),
+    "trainer.overfit_batches": Rule(
+        f"0, or {_BATCHES.allowed}", lambda v: v == 0 or _BATCHES.holds(v)
+    ),
+    "trainer.check_val_every_n_epoch": _left_out(_VALIDATED),
+    "trainer.val_check_interval": _left_out(_VALIDATED),
+    "trainer.enable_checkpointing": _left_out("a run can always be resumed"),
+    "trainer.barebones": _left_out("a run without metrics has no best weights"),
+    "trainer.model_registry": _left_out("the model is in MLflow, a search's best in its registry"),
+    "trainer.use_distributed_sampler": _left_out("each process has its share of every epoch"),
+    "trainer.default_root_dir": _left_out("hydra.run.dir says it"),
+    "trainer.logger": _left_out("the group logger says it, as in logger=csv"),
+    "trainer.callbacks": _left_out("the group callbacks says it, as in +callbacks.NAME._target_="),
     "tracking.uri": _STORE.or_null(),
     "tracking.experiment": _TEXT.or_null(),
     "tracking.system_metrics": _FLAG,
@@ -247,7 +264,13 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "separator": _TEXT.or_null(),
 }
 
-KEYS = {key.partition(".")[0] for key in RULES} | {"resume", "trial", "objectives", "hydra"}
+KEYS = {key.partition(".")[0] for key in RULES} | {
+    "resume",
+    "trial",
+    "objectives",
+    "logger",
+    "hydra",
+}
 
 _ABSENT = object()
 
@@ -273,6 +296,9 @@ def validate(cfg: DictConfig) -> None:
         if not rule.holds(value):
             hint = did_you_mean(str(value), rule.names)
             raise UserError(f"{key}={_shown(value)}: must be {rule.allowed}{hint}")
+    clips = ("regularization.gradient_clip", "trainer.gradient_clip_val")
+    if all(OmegaConf.select(cfg, key) is not None for key in clips):
+        raise UserError(f"{clips[1]}: {clips[0]} bounds the gradient already; give one of them")
     metric, mode = (OmegaConf.select(cfg, f"monitor.{name}") for name in ("metric", "mode"))
     if metric and mode and (mode == "max") != measure(metric).highest:
         better = "max for an accuracy and min for a loss"

@@ -89,6 +89,17 @@ def learning_curves(
     return figure
 
 
+def rate_range(rates: Floats, losses: Floats, suggestion: float) -> Figure:
+    """The loss [n] at each learning rate [n] of a range test, the suggested rate marked."""
+    title = f"The loss falls fastest at a learning rate of {suggestion:.2g}"
+    figure = sheet(5.6, 3.6, title=title)
+    axes = panel(figure, (0.8, 0.55, 4.5, 2.5), x="learning rate", y="loss, smoothed")
+    line(axes, rates, losses, np.zeros_like(losses), colour=GREY, label="loss")
+    axes.set_xscale("log")
+    axes.axvline(suggestion, color=VERMILION, linewidth=1, linestyle="--")
+    return figure
+
+
 def confusion_matrix(counts: Integers, *, classes: Sequence[str]) -> Figure:
     """What was taken for what: `counts` [k, k], a row for each true class, a column for each guess.
 

@@ -2,14 +2,27 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from traceback import walk_tb
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
+from pytorch_lightning.loggers import Logger
 from torch.backends import mps
 
 from perceptrail.build import build
@@ -17,13 +30,29 @@ from perceptrail.errors import UserError
 
 log = logging.getLogger(__name__)
 
-OWN = ("cuda_graphs", "matmul_precision")  # keys of the group `trainer` that are not Lightning's
-CHUNK = 64  # steps between two looks of Lightning and its callbacks
+CHUNK = 64  # batches between two looks of Lightning and its callbacks
+# Keys of the group `trainer` that Lightning is not given: its own, and what is done elsewhere.
+OWN = (
+    *("cuda_graphs", "matmul_precision"),
+    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("limit_train_batches", "overfit_batches"),
+)
+BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
+STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
+CHANGES = (BaseFinetuning, ModelPruning)  # callbacks that change the network as it is trained
+REFUSED = {
+    StochasticWeightAveraging: "callbacks=averaged trains an average of the weights",
+    GradientAccumulationScheduler: "trainer.accumulate_grad_batches is the same all along",
+    LearningRateFinder: "python lr_find.py tells a rate before the training",
+    BatchSizeFinder: "data.batch_size says it; data that are resident fit, or do not",
+    ModelCheckpoint: "best.ckpt and last.ckpt are written after every epoch",
+}
 
 # Noise about what is meant: a run directory with Hydra's files in it; a rename within PyTorch.
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated")
 logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # which somebody asked for
 # Costs time and changes no result.
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
@@ -57,25 +86,79 @@ def _say_once(line: str) -> None:
     log.info(line)
 
 
-def make_trainer(trainer: DictConfig, run_dir: Path, callbacks: Sequence[Callback]) -> pl.Trainer:
+def make_trainer(
+    trainer: DictConfig,
+    run_dir: Path,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger] = (),
+) -> pl.Trainer:
     """Lightning's Trainer, as the group `trainer` says."""
     use_device(trainer)
+    defaults = {
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
     lightnings = {key: value for key, value in trainer.items() if key not in OWN}
     made: pl.Trainer = build(
-        DictConfig(lightnings),
+        DictConfig(defaults | lightnings),
         key="trainer",
         callbacks=list(callbacks),
         default_root_dir=run_dir,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        logger=list(loggers) or False,
         use_distributed_sampler=False,
-        num_sanity_val_steps=0,
     )
     return made
 
 
-def chunk(trainer: DictConfig) -> int:
-    """How many batches to hand over at once: one where Lightning has to see, or count, each."""
-    counted = trainer.get("limit_train_batches", 1.0) != 1.0
-    return 1 if counted or trainer.devices != 1 else CHUNK
+def chunk(trainer: DictConfig, callbacks: Iterable[Callback] = ()) -> int:
+    """How many batches to hand over at once: those of one step where each has to be seen."""
+    step = trainer.get("accumulate_grad_batches") or 1
+    seen = trainer.devices != 1 or trainer.get("fast_dev_run") or trainer.get("profiler")
+    if seen or any(listens(callback, *BATCH_HOOKS, *STEP_HOOKS) for callback in callbacks):
+        return int(step)
+    return int(step) * max(1, CHUNK // int(step))
+
+
+def part(trainer: DictConfig) -> dict[str, Any]:
+    """What of the training batches is used, as `DataModule` takes it."""
+    over = trainer.get("overfit_batches") or None
+    return {"limit": over or trainer.get("limit_train_batches"), "repeat": over is not None}
+
+
+def stepping(trainer: DictConfig, callbacks: Iterable[Callback]) -> dict[str, Any]:
+    """How steps are made, as `Classifier` takes it."""
+    told: dict[str, Any] = {"accumulate": trainer.get("accumulate_grad_batches") or 1}
+    if (bound := trainer.get("gradient_clip_val")) is not None:
+        told |= {"gradient_clip": bound, "clip_by": trainer.get("gradient_clip_algorithm", "norm")}
+    told["watched"] = any(isinstance(c, CHANGES) or listens(c, *STEP_HOOKS) for c in callbacks)
+    return told
+
+
+def listens(callback: Callback, *hooks: str) -> bool:
+    """Whether a callback of Lightning's, or of one's own, has one of these hooks."""
+    kind = type(callback)
+    if kind.__module__.startswith("perceptrail."):  # which know of chunks
+        return False
+    return any(getattr(kind, hook) is not getattr(Callback, hook) for hook in hooks)
+
+
+def check_callback(name: str, callback: Callback) -> None:
+    """Raise `UserError` for a callback of Lightning's that would do nothing, or harm."""
+    for kind, instead in REFUSED.items():
+        if isinstance(callback, kind):
+            raise UserError(f"callbacks.{name}={kind.__name__}: left out: {instead}")
+
+
+@contextmanager
+def blaming(callbacks: Mapping[str, Callback]) -> Iterator[None]:
+    """Say which callback has raised an error: a `UserError` with its name."""
+    try:
+        yield
+    except Exception as error:
+        frames = [frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__)]
+        for name, callback in callbacks.items():
+            if not isinstance(error, UserError) and any(own is callback for own in frames):
+                said = f"callbacks.{name}: {type(error).__name__}: {error}"
+                raise UserError(said) from error
+        raise

@@ -4,7 +4,7 @@ import os
 import random
 import signal
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from perceptrail.passwords import masked
 from perceptrail.provenance import flat, origin
 from perceptrail.recorder import LateLog, RunLog
 from perceptrail.tasks import Task
-from perceptrail.trainer import chunk, make_trainer
+from perceptrail.trainer import blaming, check_callback, chunk, make_trainer, part, stepping
 
 if TYPE_CHECKING:
     from perceptrail.search.pruning import Pruning
@@ -61,7 +61,8 @@ def run(cfg: DictConfig) -> float | list[float]:
     config.validate(cfg)
     clock = Clock.of_job()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
-    data, network, learned, optimizer, schedule = assemble(cfg, dataset(cfg))
+    named = _named_callbacks(cfg)
+    data, network, learned, optimizer, schedule = assemble(cfg, dataset(cfg), named.values())
     with naming("distillation"):
         relabel = teaching(data, **cfg.distillation)
     with naming("regularization"):
@@ -74,12 +75,20 @@ def run(cfg: DictConfig) -> float | list[float]:
             relabel=relabel,
             graphs=cfg.trainer.cuda_graphs and not _moves(cfg, network),
             monitor=cfg.monitor.metric,
-            **cfg.regularization,
+            **{**cfg.regularization, **stepping(cfg.trainer, named.values())},
         )
     history = History()
     checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
     pruning = pruning_of(cfg)
-    trainer = make_trainer(cfg.trainer, run_dir, [*_callbacks(cfg), *pruning, history, checkpoints])
+    with naming("dropout"):
+        dropout = ScheduledDropout(**cfg.dropout)
+    own = [EpochSeed(cfg.seed), *named.values(), dropout, StopOnDivergence()]
+    loggers = [build(n, key=f"logger.{k}") for k, n in (cfg.get("logger") or {}).items()]
+    trainer = make_trainer(
+        cfg.trainer, run_dir, [*own, *pruning, history, checkpoints], loggers=loggers
+    )
+    for logger in loggers:
+        logger.log_hyperparams(flat(cfg))
     last = run_dir / LAST
     fit = partial(trainer.fit, classifier, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
@@ -89,7 +98,8 @@ def run(cfg: DictConfig) -> float | list[float]:
     with recorded(cfg, run_dir, data) as log, _interruptible(run_dir):
         history.receive = partial(log.post, "log_row")
         clock.start_fit()
-        fit()
+        with blaming(named):
+            fit()
         clock.end_fit()
         left = Trained.stored(
             cfg, run_dir, data=data, network=network, task=learned, rows=history.rows
@@ -110,13 +120,17 @@ class Parts(NamedTuple):
     schedule: "partial[Any]"
 
 
-def assemble(cfg: DictConfig, found: Dataset) -> Parts:
-    """The parts that `cfg` describes, for a data set; the seed alone decides on their numbers."""
+def assemble(cfg: DictConfig, found: Dataset, callbacks: Iterable[Callback] = ()) -> Parts:
+    """The parts that `cfg` describes, for a data set; the seed alone decides on their numbers.
+
+    `callbacks` are those that may have to see each batch.
+    """
     assignment.check(cfg, found)
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
-    data = DataModule(found, seed=cfg.seed, chunk=chunk(cfg.trainer), **use(cfg))
+    size = chunk(cfg.trainer, callbacks)
+    data = DataModule(found, seed=cfg.seed, chunk=size, **part(cfg.trainer), **use(cfg))
     data.setup("fit")
     learned = assignment.assigned(cfg, data)
     network = _network(cfg, data)
@@ -193,11 +207,12 @@ def _optimizer(cfg: DictConfig, network: Network) -> tuple[Any, Any]:
     return make, partial(schedule.func, *schedule.args, **schedule.keywords)
 
 
-def _callbacks(cfg: DictConfig) -> list[Callback]:
-    chosen = [build(node, key=f"callbacks.{name}") for name, node in cfg.callbacks.items() if node]
-    with naming("dropout"):
-        dropout = ScheduledDropout(**cfg.dropout)
-    return [EpochSeed(cfg.seed), *chosen, dropout, StopOnDivergence()]
+def _named_callbacks(cfg: DictConfig) -> dict[str, Callback]:
+    chosen = {str(name): node for name, node in cfg.callbacks.items() if node}
+    named = {name: build(node, key=f"callbacks.{name}") for name, node in chosen.items()}
+    for name, callback in named.items():
+        check_callback(name, callback)
+    return named
 
 
 def pruning_of(cfg: DictConfig) -> "list[Pruning]":

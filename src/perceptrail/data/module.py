@@ -91,16 +91,23 @@ class Batches:
 
 @final
 class Chunks:
-    """Batches in chunks: iterators over `size` batches each, to be used up one after the other."""
+    """Batches in chunks: iterators over `size` batches each, to be used up one after the other.
 
-    def __init__(self, batches: Batches, size: int) -> None:
+    `limit` is how many batches there are to be, or the share of them if it is no integer.
+    """
+
+    def __init__(self, batches: Batches, size: int, *, limit: float | None = None) -> None:
         self.batches, self.size = batches, size
+        whole = len(batches)
+        if isinstance(limit, float):
+            limit = max(1, int(whole * limit))
+        self.total = whole if limit is None else min(whole, int(limit))
 
     def __len__(self) -> int:
-        return math.ceil(len(self.batches) / self.size)
+        return math.ceil(self.total / self.size)
 
     def __iter__(self) -> Iterator[Iterator[Batch]]:
-        remaining = iter(self.batches)
+        remaining = islice(self.batches, self.total)
         for _ in range(len(self)):
             yield islice(remaining, self.size)
 
@@ -116,7 +123,7 @@ class DataModule(pl.LightningDataModule):
     examples, or a share of them in (0, 1); `train_size` how many of the rest are used, where that
     is not all; `augment` holds the arguments of `Augment`, or is a list for `Transforms`, for
     training batches alone. With `chunk`, training batches come as `Chunks` of so many, for a module
-    that loops over them itself.
+    that loops over them itself, at most `limit` of them; `repeat` has every epoch be the first.
 
     Raises `UserError` for a size that the data do not allow, or an unusable `augment`.
     """
@@ -135,6 +142,8 @@ class DataModule(pl.LightningDataModule):
         train_size: int | None = None,
         augment: Mapping[str, float] | Sequence[Callable[[Tensor], Tensor]] | None = None,
         chunk: int | None = None,
+        limit: float | None = None,
+        repeat: bool = False,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -142,7 +151,7 @@ class DataModule(pl.LightningDataModule):
         self._val_size, self._train_size = val_size, train_size
         self._seed = seed
         self._augment = _augment(dataset.shape, augment) if augment else None
-        self._chunk = chunk
+        self._chunk, self._limit, self._repeat = chunk, limit, repeat
         self._is_loaded = False
         # As the data set has them, which may be bytes.
         self._train: tuple[Tensor | Mapped, Tensor]
@@ -259,11 +268,11 @@ class DataModule(pl.LightningDataModule):
             *self._train,
             batch_size=self.batch_size,
             seed=self._seed,
-            epoch=lambda: self.trainer.current_epoch if self.trainer else 0,
+            epoch=lambda: self.trainer.current_epoch if self.trainer and not self._repeat else 0,
             rank=rank,
             world=world,
         )
-        return Chunks(batches, self._chunk) if self._chunk else batches
+        return Chunks(batches, self._chunk, limit=self._limit) if self._chunk else batches
 
     def val_dataloader(self) -> Batches:
         """The validation batches of this process, in order."""

@@ -30,6 +30,7 @@ _SCHEDULES = tuple(f"perceptrail.schedules.{name}" for name in ("constant", "cos
 # A job that has other values than these is trained alone.
 VALUES: Mapping[str, tuple[Any, ...]] = {
     "resume": (None,),
+    "logger": (None,),
     "data.augment": (None,),
     "distillation.teacher": (None,),
     "optimizer._target_": _OPTIMIZERS,
