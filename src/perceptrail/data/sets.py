@@ -73,7 +73,8 @@ def tabular(*, table: str, test_size: float = 0.2, kind: str | None = None) -> D
     """One of scikit-learn's small `TABLES`, its columns standardised by the training part.
 
     Of diabetes, whose target is a number, the question is whether it is above the median, unless
-    the `kind` of targets is to be numbers. As with `digits`, a share of `test_size`, the same for every seed, is held out.
+    the `kind` of targets is to be numbers. As with `digits`, a share of `test_size`, the same for
+    every seed, is held out.
     """
     from sklearn import datasets  # seconds
 
