@@ -88,7 +88,7 @@ def run(cfg: DictConfig) -> float | list[float]:
         cfg.trainer, run_dir, [*own, *pruning, history, checkpoints], loggers=loggers
     )
     for logger in loggers:
-        logger.log_hyperparams(flat(cfg))
+        logger.log_hyperparams({k: masked(v) for k, v in flat(cfg).items()})  # no passwords
     last = run_dir / LAST
     fit = partial(trainer.fit, classifier, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
