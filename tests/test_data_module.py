@@ -10,9 +10,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from perceptrail.data import sets
+from perceptrail.data import idx, sets
 from perceptrail.data.augment import Augment
 from perceptrail.data.dataset import Dataset
+from perceptrail.data.mapped import Mapped
 from perceptrail.data.module import Batches, DataModule
 from perceptrail.errors import UserError
 
@@ -130,6 +131,31 @@ def test_facts_come_from_the_data():
     assert data.mean == pytest.approx(x.double().mean().item())
     assert data.std == pytest.approx(x.double().std(correction=0).item())
     assert ready(numbered(100, classes=3)).outputs == 3
+
+
+@pytest.mark.parametrize("held", [2**29, 300])  # all at once, and 3 rows at a time
+def test_data_that_stay_in_their_file_are_those_in_memory(tmp_path, monkeypatch, held):
+    idx.write(tmp_path / "x", np.arange(250 * 12, dtype=np.uint8).reshape(250, 12))
+    x, y = idx.read(tmp_path / "x"), np.arange(250) % 2
+    monkeypatch.setattr("perceptrail.data.mapped.HELD", held)
+    monkeypatch.setattr("perceptrail.data.mapped.AROUND", 100)
+
+    def module(values):
+        facts = {"name": "bytes", "classes": ("0", "1"), "digest": "", "source": "", "shape": (12,)}
+        found = Dataset(train=lambda: (values, y), test=lambda: (values, y), **facts)
+        data = DataModule(found, batch_size=32, val_size=50, seed=0)
+        data.setup("fit")
+        return data
+
+    resident = module(np.array(x))
+    monkeypatch.setattr("perceptrail.data.module.MAPPED", 0)
+    stays = module(x)
+    assert isinstance(stays._train[0], Mapped)
+    assert (stays.mean, stays.std) == (resident.mean, resident.std)
+    torch.testing.assert_close(stays.val, resident.val, rtol=0, atol=0)
+    pairs = zip(stays.train_dataloader(), resident.train_dataloader(), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_mnist_has_its_well_known_mean_and_standard_deviation(mnist_dir):

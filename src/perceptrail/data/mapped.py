@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-# Examples after whose reading the map lets go of its pages, which the system keeps: with each come
-# up to 2 MiB round it.
-HELD = 2**8
+HELD = 2**29  # bytes of a file that the process may hold
+AROUND = 2**21  # those that may come with an example, in whose midst it lies
 MOVED = 2**14  # examples that go to a GPU at once
 
 
@@ -19,8 +18,8 @@ class Mapped:
     """Some rows of a matrix [n, d] in a memory map, taken out as tensors.
 
     Each row taken brings pages of the file into the process, which would hold them all in the end.
-    The map lets go of them as it reads; reading them again costs little while the system has room
-    for them.
+    The map of a large file lets go of them as it reads; reading them again costs little while the
+    system has room for them.
     """
 
     def __init__(self, x: "NDArray[np.generic]", rows: Tensor) -> None:
@@ -51,8 +50,10 @@ class Mapped:
         return self._take(self._rows[part])
 
     def _take(self, rows: Tensor) -> Tensor:
-        taken = torch.empty(len(rows), self._x.shape[1], dtype=self.dtype)
-        for part, into in zip(rows.split(HELD), taken.split(HELD), strict=True):
+        if self._x.nbytes <= HELD:
+            return self._x.index_select(0, rows).to(self._device)
+        taken, few = torch.empty(len(rows), self._x.shape[1], dtype=self.dtype), HELD // AROUND
+        for part, into in zip(rows.split(few), taken.split(few), strict=True):
             torch.index_select(self._x, 0, part, out=into)
             self._map.madvise(mmap.MADV_DONTNEED)
         return taken.to(self._device)
