@@ -42,7 +42,28 @@ def database(client: MlflowClient) -> SqlAlchemyStore | None:
     return store if isinstance(store, SqlAlchemyStore) else None
 
 
-class Draft:
+class Gathering:
+    """Keeps the values that MLflow's client is given of a run; of equal keys the last."""
+
+    def __init__(self) -> None:
+        self.metrics: list[Metric] = []
+        self.params: dict[str, Param] = {}
+        self.tags: dict[str, RunTag] = {}
+
+    def log_batch(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        """Keep them."""
+        self.metrics += metrics
+        self.params |= {param.key: param for param in params}
+        self.tags |= {tag.key: tag for tag in tags}
+
+
+class Draft(Gathering):
     """Stands in for MLflow's client while the values of one new run are gathered.
 
     Files are stored at once where the store's are local, else with the run.
@@ -57,6 +78,7 @@ class Draft:
         name: str,
         tags: Mapping[str, str],
     ) -> None:
+        super().__init__()
         self._store, self._experiment, self._run_id = store, experiment, run_id
         self._name, self._start = name, _now()
         self._files = self._place(run_id)
@@ -64,9 +86,8 @@ class Draft:
         local = _local(self._repository)
         self._apart = None if local else TemporaryDirectory()
         self._folder = Path(self._apart.name if self._apart else str(local))
-        self._metrics: dict[tuple[Any, ...], Metric] = {}
-        self._params: dict[str, str] = {}
-        self._tags: dict[str, str | None] = {"mlflow.runName": name, **tags}
+        own = {"mlflow.runName": name, **tags}
+        self.tags = {key: RunTag(key, value) for key, value in own.items()}
         self._inputs: list[DatasetInput] = []
         self._models: list[Row] = []
         self._outputs: list[LoggedModelOutput] = []
@@ -80,20 +101,6 @@ class Draft:
         return path
 
     # What MLflow's client offers, as far as the store of runs makes use of it
-
-    def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
-    ) -> None:
-        """Keep them; of equal keys of parameters and tags the last."""
-        lists = _validate_batch_log_data(list(metrics), list(params), list(tags))
-        for metric in lists[0]:
-            self._metrics[metric.key, metric.timestamp, metric.step, metric.value] = metric
-        self._params |= {param.key: param.value for param in lists[1]}
-        self._tags |= {tag.key: tag.value for tag in lists[2]}
 
     def log_inputs(self, run_id: str, datasets: Sequence[DatasetInput]) -> None:
         """Keep what it was trained on."""
@@ -165,12 +172,17 @@ class Draft:
 
     def _rows(self, status: str, known: Mapping[tuple[str, str], str]) -> dict[Any, list[Row]]:
         run = {"run_uuid": self._run_id}
-        metrics = [run | self._metric(metric) for metric in self._metrics.values()]
+        given, *texts = _validate_batch_log_data(
+            self.metrics, list(self.params.values()), list(self.tags.values())
+        )
+        params, tags = ([run | {"key": t.key, "value": t.value} for t in kind] for kind in texts)
+        values = [run | self._metric(metric) for metric in given]
+        metrics = list({tuple(row.values()): row for row in values}.values())  # each once
         datasets, inputs, input_tags = self._used(known)
         return {
             tables.SqlRun: [run | self._run(status)],
-            tables.SqlTag: [run | {"key": k, "value": v} for k, v in self._tags.items()],
-            tables.SqlParam: [run | {"key": k, "value": v} for k, v in self._params.items()],
+            tables.SqlTag: tags,
+            tables.SqlParam: params,
             tables.SqlMetric: metrics,
             tables.SqlLatestMetric: list(_latest(metrics)),
             tables.SqlDataset: datasets,
@@ -184,7 +196,7 @@ class Draft:
         return empty | {
             "name": self._name,
             "source_type": "UNKNOWN",
-            "user_id": self._tags.get("mlflow.user") or "unknown",
+            "user_id": self.tags["mlflow.user"].value if "mlflow.user" in self.tags else "unknown",
             "status": status,
             "start_time": self._start,
             "end_time": _now(),

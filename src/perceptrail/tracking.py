@@ -48,7 +48,7 @@ from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
 from sqlalchemy import Engine, event
 
-from perceptrail.drafts import Draft, database
+from perceptrail.drafts import Draft, Gathering, database
 from perceptrail.errors import UserError
 from perceptrail.measures import KINDS, Kind
 from perceptrail.passwords import masked
@@ -101,26 +101,12 @@ class _LoadMonitor(SystemMetricsMonitor):
                 samples = []
 
 
-class _Gathering:
-    """A client that keeps what it is to write in batches."""
+class _Gathering(Gathering):
+    """A client that keeps what it is to write in batches, and does the rest."""
 
     def __init__(self, client: MlflowClient) -> None:
+        super().__init__()
         self._client = client
-        self.metrics: list[Metric] = []
-        self.params: dict[str, Param] = {}
-        self.tags: dict[str, RunTag] = {}
-
-    def log_batch(
-        self,
-        run_id: str,
-        metrics: Sequence[Metric] = (),
-        params: Sequence[Param] = (),
-        tags: Sequence[RunTag] = (),
-    ) -> None:
-        """Keep them; of equal keys the last."""
-        self.metrics += metrics
-        self.params |= {param.key: param for param in params}
-        self.tags |= {tag.key: tag for tag in tags}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
