@@ -97,9 +97,7 @@ def test_workers_find_what_one_process_finds(tmp_path: Path) -> None:
     )
 
 
-def test_what_a_lost_trial_had_finished_is_not_run_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_lost_trial_had_finished_is_not_run_again(tmp_path: Path) -> None:
     ran: list[int] = []
 
     def task(cfg: DictConfig) -> float:

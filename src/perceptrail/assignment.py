@@ -13,15 +13,14 @@ from perceptrail.errors import UserError
 from perceptrail.measures import EXTRAS
 from perceptrail.tasks import Classification, Multilabel, Regression, Task
 
+if TYPE_CHECKING:
+    from perceptrail.extras import Extras
+
 
 def own_loss(cfg: DictConfig) -> Any:
     """The loss that `task.loss` makes, if it is one's own."""
     node = OmegaConf.select(cfg, "task.loss")
     return build(node, key="task.loss") if isinstance(node, DictConfig) else None
-
-
-if TYPE_CHECKING:
-    from perceptrail.extras import Extras
 
 
 def check(cfg: DictConfig, found: Dataset) -> None:

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from perceptrail import config, figures, runs
 from perceptrail.build import dataset
 from perceptrail.gallery import DPI
-from perceptrail.trainer import use_device
 from perceptrail.training import assemble
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 200
@@ -53,7 +52,6 @@ class Range:
 def find(cfg: DictConfig) -> float:
     """Make the test for the training that `cfg` describes; print and draw it, return the rate."""
     config.validate(cfg)
-    use_device(cfg.trainer)
     parts = assemble(cfg, dataset(cfg))
     optimizer = parts.optimizer(parts.network.parameters())
     found = sweep(parts.network, parts.task.loss, optimizer, parts.data.train_dataloader)

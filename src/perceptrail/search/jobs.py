@@ -3,8 +3,8 @@
 Hydra walks the defaults lists and reads every file anew for each job, copies the configuration five
 times and writes it as YAML in Python. What is read depends only on the config groups that are
 chosen: each choice of groups is composed once, and the other overrides are applied to a copy by
-Hydra's own function. The job gets that copy, and libyaml writes the same text. An
-interpolation is parsed once.
+Hydra's own function. The job gets that copy, and libyaml writes the same text. Each interpolation
+is parsed once.
 """
 
 import copy
