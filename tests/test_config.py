@@ -82,7 +82,8 @@ VALUES = {
         [None, "", "VAL/LOSS", "val/acc ", "train/acc", "f1", 1, ["val/loss"]],
         "train/loss, or one of val/loss, val/acc, val/r2",
     ),
-    "task.name": names("classification", "regression", "multilabel"),
+    "task.name": names("classification", "regression", "multilabel", "own"),
+    "task._target_": TEXTS,
     "task.loss": (
         [None, "mse", "huber", {"_target_": "my.Loss"}],
         ["", "MSE", 1, {"a": 1}],

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from perceptrail.build import CLASSES, build, task_name
+from perceptrail.config import OWN
 from perceptrail.data.dataset import Dataset
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
 def own_loss(cfg: DictConfig) -> Any:
     """The loss that `task.loss` makes, if it is one's own."""
-    node = OmegaConf.select(cfg, "task.loss")
+    node = OmegaConf.select(cfg, "task.loss") if task_name(cfg) != OWN else None
     return build(node, key="task.loss") if isinstance(node, DictConfig) else None
 
 
 def check(cfg: DictConfig, found: Dataset) -> None:
     """Raise `UserError` if a data set's targets are not what the task is about."""
     name, targets = task_name(cfg), ", ".join(found.targets or found.classes)
+    if name == OWN:
+        return
     if name == CLASSES and not found.classes:
         raise UserError(
             f"task={name}: the targets of {found.name} ({targets}) are numbers, and must be "
@@ -47,10 +50,16 @@ def check(cfg: DictConfig, found: Dataset) -> None:
 def assigned(cfg: DictConfig, data: DataModule) -> Task:
     """What the group `task` says is to be learned of the data.
 
-    Raises `UserError` if a loss of one's own does not suit.
+    Of a module of one's own it is what its outputs are taken for: logits of the classes, or numbers
+    in their own units. Raises `UserError` if a loss of one's own does not suit.
     """
     found, loss, y = data.dataset, own_loss(cfg), data.train_targets
     made: Task
+    if task_name(cfg) == OWN:
+        if found.classes:
+            return Classification(found.classes)
+        numbers = len(found.targets)
+        return Regression(found.targets, mean=[0.0] * numbers, std=[1.0] * numbers)
     if task_name(cfg) == CLASSES:
         weights = _weights(
             OmegaConf.select(cfg, "task.class_weights"), y, classes=len(found.classes)

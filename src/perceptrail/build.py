@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from perceptrail.config import OWN
 from perceptrail.data.dataset import Dataset
 from perceptrail.errors import UserError
 
@@ -56,7 +57,7 @@ def naming(key: str) -> Iterator[None]:
 def which_data(cfg: DictConfig) -> dict[str, Any]:
     """What says which data set it is; targets that are not said to be either are as the task's."""
     which = {str(key): value for key, value in cfg.data.items() if key not in USE}
-    if which.get("kind", "") is None and task_name(cfg) != CLASSES:
+    if which.get("kind", "") is None and task_name(cfg) not in (CLASSES, OWN):
         which["kind"] = "numbers"
     return which
 

@@ -3,8 +3,8 @@
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from math import expm1, isfinite
+from collections.abc import Callable, Mapping
+from math import expm1
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from perceptrail.classifier import Classifier
+from perceptrail.data.module import Batches
 from perceptrail.errors import UserError
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
@@ -28,6 +29,18 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 class DivergenceError(UserError):
     """The loss is no longer a finite number."""
+
+
+def steps_made(trainer: Trainer, module: LightningModule) -> int:
+    """How many optimizer steps have been made."""
+    return module.step if isinstance(module, Classifier) else trainer.global_step
+
+
+def steps_whole(trainer: Trainer, module: LightningModule) -> int:
+    """How many the whole training has."""
+    if isinstance(module, Classifier):
+        return module.steps
+    return int(trainer.estimated_stepping_batches) * max(1, len(trainer.optimizers))
 
 
 class EpochSeed(Callback):
@@ -96,16 +109,17 @@ class WeightAveraging(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note where a chunk of steps begins."""
-        assert isinstance(pl_module, Classifier)
-        self._step = pl_module.step
+        self._step = steps_made(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Mix in the weights that the chunk ended with, as if all its steps had had them."""
-        assert isinstance(pl_module, Classifier) and self._mean is not None
-        new = pl_module.step - self._step
-        share = max(new / pl_module.step, -expm1(-new / (self._horizon * pl_module.steps)))
+        assert self._mean is not None
+        step, steps = steps_made(trainer, pl_module), steps_whole(trainer, pl_module)
+        if (new := step - self._step) == 0:
+            return  # gradients are being gathered
+        share = max(new / step, -expm1(-new / (self._horizon * steps)))
         for mean, value in zip(self._mean.values(), _floats(pl_module).values(), strict=True):
             mean.lerp_(value, share)
 
@@ -169,14 +183,15 @@ class StopOnDivergence(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the steps not yet seen, and at what the last one made of the weights."""
         self._look(trainer, pl_module)
-        value = float(trainer.callback_metrics["val/loss"])
-        if not isfinite(value):
-            raise DivergenceError(
-                f"val/loss became {value} after epoch {trainer.current_epoch + 1}: {CURES}"
-            )
+        for name, value in trainer.callback_metrics.items():
+            if "loss" in name and not value.isfinite().all():
+                raise DivergenceError(
+                    f"{name} became {float(value)} after epoch {trainer.current_epoch + 1}: {CURES}"
+                )
 
     def _look(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
+        if not isinstance(pl_module, Classifier):
+            return
         unseen = pl_module.step_losses[self._seen :]
         if not unseen:
             return
@@ -218,13 +233,12 @@ class History(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Complete the row."""
-        assert isinstance(pl_module, Classifier)
         seconds = self._trained or _clock(pl_module) - self._started
-        samples = pl_module.epoch_samples * trainer.world_size
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        samples = _epoch_samples(trainer, pl_module) * trainer.world_size
+        metrics = {name: float(v) for name, v in _of_epoch(trainer.callback_metrics).items()}
         row = {
             "epoch": trainer.current_epoch + 1,
-            "step": pl_module.step,
+            "step": steps_made(trainer, pl_module),
             **metrics,
             "lr": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train/samples_per_second": samples / seconds,
@@ -243,6 +257,23 @@ class History(Checkpoint):
             self.receive(row)
 
 
+def _of_epoch(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What was logged of the epoch, without the last step's value of what was logged of both."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not (name.endswith("_step") and f"{name.removesuffix('_step')}_epoch" in metrics)
+    }
+
+
+def _epoch_samples(trainer: Trainer, module: LightningModule) -> int:
+    if isinstance(module, Classifier):
+        return module.epoch_samples
+    loader = trainer.train_dataloader
+    assert isinstance(loader, Batches)
+    return loader.samples(int(trainer.num_training_batches))
+
+
 class Checkpoints(Checkpoint):
     """Writes last.ckpt after every epoch, and best.ckpt when the monitored metric is the best yet.
 
@@ -256,8 +287,17 @@ class Checkpoints(Checkpoint):
         self._best: float | None = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the epoch."""
-        value = self._sign * float(trainer.callback_metrics[self._monitor])
+        """Save the epoch.
+
+        Raises `UserError` if a module of one's own does not log what is monitored.
+        """
+        logged = trainer.callback_metrics
+        if self._monitor not in logged:
+            raise UserError(
+                f"monitor.metric={self._monitor}: must be what the module logs once an epoch: "
+                f"{', '.join(logged) or 'nothing'}"
+            )
+        value = self._sign * float(logged[self._monitor])
         is_best = self._best is None or value < self._best
         self._best = value if is_best else self._best
         draft = self._folder / "draft.ckpt"
@@ -295,24 +335,24 @@ class Progress(Checkpoint):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar, at the place where a resumed run goes on."""
         if self._bar is None and trainer.is_global_zero and sys.stderr.isatty():
-            assert isinstance(pl_module, Classifier)
-            self._bar = tqdm(
-                total=pl_module.steps, initial=pl_module.step, unit="step", dynamic_ncols=True
-            )
+            made, whole = steps_made(trainer, pl_module), steps_whole(trainer, pl_module)
+            self._bar = tqdm(total=whole, initial=made, unit="step", dynamic_ncols=True)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the chunk's steps; tqdm itself draws ten times a second at most."""
         if self._bar is not None:
-            assert isinstance(pl_module, Classifier)
-            self._bar.update(pl_module.step - self._bar.n)
+            self._bar.update(steps_made(trainer, pl_module) - self._bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how the epoch went."""
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         metrics = trainer.callback_metrics
-        shown = ("train/loss", *(name for name in metrics if name.startswith("val/")))
+        shown = sorted(
+            (name for name in _of_epoch(metrics) if name.startswith(("train", "val"))),
+            key=lambda name: not name.startswith("train"),
+        )
         figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
         if self._bar is not None:
             self._bar.set_description(epoch, refresh=False)

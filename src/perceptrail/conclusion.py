@@ -1,12 +1,13 @@
 """The end of a run: the best weights judged, everything kept and recorded, a summary."""
 
 import csv
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Self
+from typing import Any, Self
 
 import psutil
 import torch
@@ -15,16 +16,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from perceptrail import gallery, runs
+from perceptrail.build import task_name
 from perceptrail.callbacks import BEST, Row
+from perceptrail.config import OWN
 from perceptrail.data.module import DataModule
 from perceptrail.invocation import typed
-from perceptrail.measures import MEASURES, measure, said
-from perceptrail.network import Network, sources
+from perceptrail.measures import KINDS, MEASURES, measure, said
+from perceptrail.network import Module, Network, fault, sources
 from perceptrail.prediction import judge
 from perceptrail.recorder import RunLog
 from perceptrail.tasks import Task
 
 HISTORY = "history.csv"
+OF_EPOCHS = ("epoch", "step", "lr", "dropout", "train/samples_per_second")
 
 
 @dataclass
@@ -86,9 +90,13 @@ class Trained:
     ) -> Self:
         """What it leaves whose best weights are in its checkpoint."""
         best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
-        of_network = {k.partition("network."): v for k, v in best["state_dict"].items()}
-        weights = {name: v for (before, _, name), v in of_network.items() if not before}
-        network.cpu().load_state_dict(weights)
+        network.cpu()
+        if isinstance(network, Module) and task_name(cfg) == OWN:
+            network.body.load_state_dict(best["state_dict"])
+        else:
+            of_network = {k.partition("network."): v for k, v in best["state_dict"].items()}
+            weights = {name: v for (before, _, name), v in of_network.items() if not before}
+            network.load_state_dict(weights)
         return cls(cfg, run_dir, data, network, task, rows, int(best["epoch"]) + 1)
 
 
@@ -100,9 +108,10 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     run_dir, rows = trained.run_dir, trained.rows
     data, network, monitor = trained.data, trained.network, trained.cfg.monitor.metric
     best_epoch, step = trained.best_epoch, int(rows[-1]["step"])
-    x, y = (part.cpu().numpy() for part in data.val)
-    judgement = judge(network, x, y, task=trained.task)
-    facts = {"classes": data.classes, "shape": data.shape, "task": trained.task.facts()}
+    sizes = {"inputs": data.inputs, "outputs": data.outputs}
+    told = not isinstance(network, Module) or fault(network, **sizes) is None
+    task = trained.task.facts() if told else None
+    facts: dict[str, Any] = {"classes": data.classes, "shape": data.shape, "task": task}
     facts |= {"targets": data.dataset.targets} if data.dataset.targets else {}
     facts |= {"columns": data.dataset.columns.facts()} if data.dataset.columns else {}
     facts |= {"pictures": data.dataset.pictures} if data.dataset.pictures else {}
@@ -111,21 +120,25 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
 
     if trained.cfg.figures:
         folder = run_dir / "figures"
-        drawn = [
-            *gallery.draw_training(
-                *(folder, network, rows),
-                best_epoch=best_epoch,
-                shape=data.shape,
-                task=trained.task.name,
-            ),
-            *gallery.draw_judgement(
+        drawn = gallery.draw_training(
+            folder,
+            network,
+            [{_usual(name): value for name, value in row.items()} for row in rows],
+            best_epoch=best_epoch,
+            shape=data.shape,
+            task=trained.task.name,
+        )
+        if told:
+            x, y = (part.cpu().numpy() for part in data.val)
+            judgement = judge(network, x, y, task=trained.task)
+            drawn += gallery.draw_judgement(
                 folder, network, x, y, judgement, dataset=data.dataset, task=trained.task.name
-            ),
-        ]
+            )
         log.post("log_files", [str(path) for path in drawn], folder="figures")
     _write_history(run_dir / HISTORY, rows)
     log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
-    reached = _extremes(rows)
+    best = rows[best_epoch - 1]
+    reached = _extremes(rows, best)
     extremes = {f"best/{name}": value for name, value in reached.items()}
     log.post("log_metrics", extremes, step=step)
     log.call("ping")
@@ -137,11 +150,11 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     runs.write_json(run_dir / runs.METRICS, {**rows[-1], **extremes, **times, **own})
     log.call("log_files", [str(run_dir / runs.METRICS)])
     shown = runs.shown(run_dir)
-    best = rows[best_epoch - 1]
-    asked = {k: best[f"val/{k}"] for k in trained.cfg.metrics if f"val/{k}" in best}
+    known = [*KINDS[trained.task.name].measures, *trained.cfg.metrics]
+    found = {k: best[f"val/{k}"] for k in known if f"val/{k}" in best}
     summary = (
-        f"{monitor} {reached[monitor]:.4f}, "
-        f"validation {said(judgement.metrics | asked)} (epoch {best_epoch} of {len(rows)})\n"
+        f"{monitor} {reached[monitor]:.4f}{f', validation {said(found)}' if found else ''} "
+        f"(epoch {best_epoch} of {len(rows)})\n"
         f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
         f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all"
     )
@@ -162,13 +175,19 @@ def _pointers(run_dir: Path) -> str:
     )
 
 
-def _extremes(rows: Sequence[Row]) -> dict[str, float]:
-    """The best value of each loss and measure over the epochs."""
-    return {
+def _usual(name: str) -> str:
+    """The name of a metric as it is here, such as val/loss for val_loss."""
+    return re.sub("^(train|val)_(.*?)(_epoch)?$", r"\1/\2", name)
+
+
+def _extremes(rows: Sequence[Row], best: Row) -> dict[str, float]:
+    """The best value of each loss and measure over the epochs, and the best epoch's of others."""
+    known = {
         name: (max if measure(name).highest else min)(row[name] for row in rows if name in row)
         for name in rows[-1]
         if name.startswith(("train/", "val/")) and name.partition("/")[2] in MEASURES
     }
+    return {name: value for name, value in best.items() if name not in OF_EPOCHS} | known
 
 
 def _write_history(path: Path, rows: Sequence[Row]) -> None:

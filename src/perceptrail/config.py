@@ -20,6 +20,7 @@ from perceptrail.measures import KINDS, MEASURES, available, measure
 from perceptrail.passwords import masked, unmasked
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
+OWN = "own"  # the task of a LightningModule of one's own
 FREE_BYTES = 64 * 2**20  # a run's checkpoints, model, figures and log, with room to spare
 
 
@@ -145,17 +146,20 @@ OF_MLP: Mapping[str, Rule | Callable[[], Rule]] = {
     "model.norm": _one_of(["batch", "layer"]).or_null(),
 }
 
+OF_ALL_TASKS = ("task.name", "task._target_")
+
 # What every data set has; the rest may mean something else to a function of one's own.
 OF_ALL_DATA = ("data._target_", "data.val_size", "data.train_size", "data.batch_size")
 
 RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "seed": _integer(0, 2**32 - 1),
     "figures": _FLAG,
-    "task.name": _one_of(KINDS),
+    "task.name": _one_of([*KINDS, OWN]),
     "task.loss": Rule(
         "null for the usual one, mse, mae or huber of numbers, or {_target_: my.Loss}",
         lambda v: v in (None, "mse", "mae", "huber") or _is_target(v),
     ),
+    "task._target_": _TEXT,
     "task.class_weights": Rule(
         "null, balanced, or a list with a number of at least 0 for each class",
         lambda v: (
@@ -300,7 +304,8 @@ def validate(cfg: DictConfig) -> None:
     if all(OmegaConf.select(cfg, key) is not None for key in clips):
         raise UserError(f"{clips[1]}: {clips[0]} bounds the gradient already; give one of them")
     metric, mode = (OmegaConf.select(cfg, f"monitor.{name}") for name in ("metric", "mode"))
-    if metric and mode and (mode == "max") != measure(metric).highest:
+    known = metric and metric.rpartition("/")[2] in MEASURES
+    if known and mode and (mode == "max") != measure(metric).highest:
         better = "max for an accuracy and min for a loss"
         if not metric.endswith(("/acc", "/loss")):
             better = f"max for {metric}" if measure(metric).highest else f"min for {metric}"
@@ -313,6 +318,9 @@ def _check_task(cfg: DictConfig) -> None:
     keys = ("task.name", "task.loss", "monitor.metric", "regularization.label_smoothing")
     task, loss, metric, smoothing = (OmegaConf.select(cfg, key) for key in keys)
     if task is None or metric is None:
+        return
+    if task == OWN:
+        _check_own(cfg)
         return
     chosen = OmegaConf.select(cfg, "metrics") or []
     for name in chosen:
@@ -343,8 +351,22 @@ def _check_task(cfg: DictConfig) -> None:
         )
 
 
+def _check_own(cfg: DictConfig) -> None:
+    """Check that nothing is said of what a LightningModule of one's own does itself."""
+    for group in ("model", "optimizer", "schedule", "dropout"):
+        if cfg.get(group):
+            raise UserError(f"{group}: must be left out for task={OWN}, whose module has its own")
+    keys = [f"regularization.{name}" for name in cfg.regularization]
+    for key in ("metrics", "distillation.teacher", *keys):
+        if value := OmegaConf.select(cfg, key):
+            raise UserError(f"{key}={_shown(value)}: must be left out for task={OWN}, likewise")
+
+
 def _is_ones_own(cfg: DictConfig, key: str) -> bool:
     """Whether a key is an argument of a module or function of one's own, where it may mean more."""
+    own_task = OmegaConf.select(cfg, "task.name") == OWN
+    if key == "monitor.metric" or (key.startswith("task.") and key not in OF_ALL_TASKS):
+        return bool(own_task)
     if key in OF_MLP:
         return OmegaConf.select(cfg, "model._target_", throw_on_missing=False) is not None
     if not key.startswith("data.") or key in OF_ALL_DATA:

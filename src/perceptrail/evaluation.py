@@ -6,18 +6,19 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from perceptrail import config, gallery, recorder, runs, tasks
 from perceptrail.assignment import extras, own_loss
-from perceptrail.build import dataset
+from perceptrail.build import dataset, task_name
 from perceptrail.data.image import image_files, read_digit
 from perceptrail.data.images import read_image
 from perceptrail.errors import UserError
 from perceptrail.invocation import typed
 from perceptrail.measures import said
-from perceptrail.network import load
+from perceptrail.network import Module, Network, load
 from perceptrail.passwords import masked, unmasked
 from perceptrail.prediction import judge, logits_of
 
@@ -60,7 +61,7 @@ def evaluate(cfg: DictConfig) -> float:
     below = sorted(record.parent for record in Path(cfg.run).glob(f"*/{runs.RECORD}"))
     folders = [run for run in below if (run / runs.METRICS).is_file()] or [locate(cfg)]
     found = [_evaluate(folder, cfg) for folder in folders]
-    known_by = list(found[0])[1]
+    known_by = list(found[0])[:2][-1]
     values = [metrics[known_by] for metrics in found]
     if len(values) > 1:
         spread = said({known_by: stdev(values)}).rpartition(" ")[2]
@@ -80,13 +81,23 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
         line = recorder.connect(uri, record["experiment"])
 
     network, facts = load(folder / runs.MODEL)
-    task = tasks.read(facts, own_loss=own_loss(stored))
     data = dataset(stored)
     x, y = data.test()
-    judgement = judge(network, x, y, task=task, extras=extras(stored, task))
-    results = {f"test/{name}": value for name, value in judgement.metrics.items()}
-    figures = folder / "figures" / "test"
-    drawn = gallery.draw_judgement(figures, network, x, y, judgement, dataset=data, task=task.name)
+    metrics: dict[str, float] = {}
+    drawn: list[Path] = []
+    if task_name(stored) == config.OWN:
+        metrics = _own_test(network, x, y)
+    if facts.get("task", True):
+        task = tasks.read(facts, own_loss=own_loss(stored))
+        judgement = judge(network, x, y, task=task, extras=extras(stored, task))
+        metrics = metrics or judgement.metrics
+        drawn = gallery.draw_judgement(
+            folder / "figures" / "test",
+            *(network, x, y, judgement),
+            dataset=data,
+            task=task.name,
+        )
+    results = {f"test/{name}": value for name, value in metrics.items()}
     earlier = runs.read_json(folder / runs.METRICS)
     runs.write_json(folder / runs.METRICS, {**earlier, **results})
     run_id = record["run_id"]
@@ -95,15 +106,26 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
         line.post("log_files", run_id, [str(folder / runs.METRICS)])
         line.call("log_metrics", run_id, results)
     shown = runs.shown(folder)
+    told = [said(metrics), f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""]
     print(
-        f"test {said(judgement.metrics)}, loss {judgement.metrics['loss']:.4f}  "
+        f"test {', '.join(filter(None, told))}  "
         f"({len(y):,} examples of {data.name})\n"
         f"run:  {shown}" + (f"  (MLflow {run_id})" if run_id else "")
     )
     asked = "input=TABLE" if data.columns else "image=FILE"
-    if data.columns or len(data.shape) > 1:
+    if facts.get("task", True) and (data.columns or len(data.shape) > 1):
         print(f"next: {typed('predict')} run={shown} {asked}")
-    return judgement.metrics
+    return metrics
+
+
+def _own_test(network: Network, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
+    """What a LightningModule of one's own logs of the test split."""
+    from perceptrail.data.module import VAL_BATCH, Batches  # imports Lightning
+    from perceptrail.trainer import tested
+
+    assert isinstance(network, Module)
+    batches = Batches(torch.from_numpy(x), torch.from_numpy(y), batch_size=VAL_BATCH)
+    return tested(network.body, ((network.seen(x), y) for x, y in batches))
 
 
 def predict(cfg: DictConfig) -> list[str]:

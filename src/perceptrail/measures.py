@@ -102,8 +102,9 @@ def available(task: str) -> list[str]:
 
 
 def measure(name: str) -> Measure:
-    """The measure behind a metric's name, such as val/acc."""
-    return MEASURES[name.rpartition("/")[2]]
+    """The measure behind a metric's name, such as val/acc; one that is not known has its name."""
+    known = name.rpartition("/")[2]
+    return MEASURES.get(known) or Measure(known)
 
 
 def said(metrics: Mapping[str, float]) -> str:

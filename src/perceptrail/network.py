@@ -36,6 +36,7 @@ class Module(nn.Module):
         shape: Sequence[int],
         mean: float | list[float],
         std: float | list[float],
+        key: str = "model",
     ) -> None:
         super().__init__()
         from hydra.utils import instantiate
@@ -49,10 +50,10 @@ class Module(nn.Module):
         self.mean, self.std = mean, std
         self.standardise = Standardise(mean, std)
         self._shape = () if "inputs" in node else _as_seen(shape)
-        body = instantiate(dict(node))
+        body = instantiate(dict(node), _convert_="all")
         if not isinstance(body, nn.Module):
             raise UserError(
-                f"model._target_={node['_target_']}: must make a torch.nn.Module, not a "
+                f"{key}._target_={node['_target_']}: must make a torch.nn.Module, not a "
                 f"{type(body).__name__}"
             )
         self.body = body
@@ -61,9 +62,13 @@ class Module(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of raw inputs [batch, values]."""
-        x = self.standardise(x)
-        y: Tensor = self.body(x.unflatten(1, self._shape) if self._shape else x)
+        y: Tensor = self.body(self.seen(x))
         return y
+
+    def seen(self, x: Tensor) -> Tensor:
+        """Raw inputs [batch, values] as the module sees them: standardised, in its shape."""
+        x = self.standardise(x)
+        return x.unflatten(1, self._shape) if self._shape else x
 
     @property
     def weights(self) -> list[nn.Parameter]:
@@ -105,47 +110,47 @@ def make(
     outputs: int,
     mean: float | list[float],
     std: float | list[float],
+    key: str = "model",
 ) -> Module:
-    """The module that a node describes, for examples of a shape.
+    """The module that a node of the configuration, `key`, describes, for examples of a shape.
 
     Of `inputs`, `outputs` and `shape` it is given those that its signature names and the node does
-    not. Raises `UserError` if there is no such module, or its outputs do not suit.
+    not. Raises `UserError` if there is no such module.
     """
+    from hydra.errors import InstantiationException
     from hydra.utils import get_object
 
     name = str(node["_target_"])
     try:
         target = get_object(name)
     except Exception as error:
-        raise UserError(f"model._target_={name}: cannot be imported ({_line(error)})") from error
+        raise UserError(f"{key}._target_={name}: cannot be imported ({_line(error)})") from error
     seen = _as_seen(shape)
     inputs = torch.Size(seen).numel()
     facts = {"inputs": inputs, "outputs": outputs, "shape": list(seen)}
     wanted = inspect.signature(target).parameters
-    own = {k: v for k, v in node.items() if k not in KEYS}
-    module = Module(
-        own | {k: v for k, v in facts.items() if k in wanted and k not in own},
-        shape=shape,
-        mean=mean,
-        std=std,
-    )
-    _check(module, name, rows=torch.zeros(2, inputs), outputs=outputs)
-    return module
+    whole = dict(node) | {k: v for k, v in facts.items() if k in wanted and k not in node}
+    try:
+        return Module(whole, shape=shape, mean=mean, std=std, key=key)
+    except InstantiationException as error:
+        raise UserError(f"{key}._target_={name}: {_line(error)}") from error
 
 
-def _check(module: Module, name: str, *, rows: Tensor, outputs: int) -> None:
-    """Raise `UserError` unless two examples give two rows of outputs."""
+def fault(module: Module, *, inputs: int, outputs: int) -> str | None:
+    """What is wrong with a module, unless two examples give two rows of outputs."""
     wanted = f"must take a batch and return [batch, {outputs}]"
+    rows = module.seen(torch.zeros(2, inputs))
     try:
         with torch.no_grad(), torch.random.fork_rng():
-            y = module.eval()(rows)
+            y = module.body.eval()(rows)
     except Exception as error:
-        seen = list(rows.unflatten(1, module._shape or (-1,)).shape)
-        raise UserError(f"model._target_={name}: {wanted}; given {seen}: {_line(error)}") from error
-    module.train()
-    if not isinstance(y, Tensor) or y.shape != (2, outputs):
-        returned = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise UserError(f"model._target_={name}: {wanted}; of two examples it returned {returned}")
+        return f"{wanted}; given {list(rows.shape)}: {_line(error)}"
+    finally:
+        module.train()
+    if isinstance(y, Tensor) and y.shape == (2, outputs):
+        return None
+    returned = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
+    return f"{wanted}; of two examples it returned {returned}"
 
 
 def _line(error: BaseException) -> str:

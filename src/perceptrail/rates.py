@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from perceptrail import config, figures, runs
-from perceptrail.build import dataset
+from perceptrail.build import dataset, task_name
+from perceptrail.config import OWN
+from perceptrail.errors import UserError
 from perceptrail.gallery import DPI
 from perceptrail.training import assemble
 
@@ -52,7 +54,10 @@ class Range:
 def find(cfg: DictConfig) -> float:
     """Make the test for the training that `cfg` describes; print and draw it, return the rate."""
     config.validate(cfg)
+    if task_name(cfg) == OWN:
+        raise UserError(f"task={OWN}: must be another; a module of one's own sets its rates itself")
     parts = assemble(cfg, dataset(cfg))
+    assert parts.optimizer is not None
     optimizer = parts.optimizer(parts.network.parameters())
     found = sweep(parts.network, parts.task.loss, optimizer, parts.data.train_dataloader)
     run_dir = Path(HydraConfig.get().runtime.output_dir)

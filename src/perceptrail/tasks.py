@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from perceptrail import losses
+from perceptrail.errors import UserError
 from perceptrail.measures import KINDS
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # of outputs and targets, to a mean
@@ -399,7 +400,13 @@ TASKS: Mapping[str, type[Task]] = {
 
 
 def read(facts: Mapping[str, Any], *, own_loss: Loss | None = None) -> Task:
-    """The task that the `facts` beside a stored network describe; of early ones, classes."""
-    described = dict(facts.get("task", {"name": Classification.name}))
+    """The task that the `facts` beside a stored network describe; of early ones, classes.
+
+    Raises `UserError` for a module of one's own that makes no such outputs.
+    """
+    described = facts.get("task", {"name": Classification.name})
+    if described is None:
+        raise UserError("run: its module does not return [batch, outputs], and cannot be asked")
+    described = dict(described)
     kind = TASKS[described.pop("name")]
     return kind(facts["classes"] or facts["targets"], own_loss=own_loss, **described)

@@ -23,19 +23,21 @@ from pytorch_lightning.callbacks import (
     StochasticWeightAveraging,
 )
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import nn
 from torch.backends import mps
 
-from perceptrail.build import build
+from perceptrail.build import build, task_name
+from perceptrail.config import OWN
 from perceptrail.errors import UserError
 
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # batches between two looks of Lightning and its callbacks
-# Keys of the group `trainer` that Lightning is not given: its own, and what is done elsewhere.
-OWN = (
-    *("cuda_graphs", "matmul_precision"),
+SETTINGS = ("cuda_graphs", "matmul_precision", "overfit_batches")  # which Lightning is not given
+STEPPING = (  # and what `Classifier` does in its stead
     *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
-    *("limit_train_batches", "overfit_batches"),
+    "limit_train_batches",
 )
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
@@ -87,19 +89,23 @@ def _say_once(line: str) -> None:
 
 
 def make_trainer(
-    trainer: DictConfig,
+    cfg: DictConfig,
     run_dir: Path,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger] = (),
 ) -> pl.Trainer:
-    """Lightning's Trainer, as the group `trainer` says."""
+    """Lightning's Trainer, as the group `trainer` says; a module of one's own is stepped by it."""
+    trainer = cfg.trainer
     use_device(trainer)
     defaults = {
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    lightnings = {key: value for key, value in trainer.items() if key not in OWN}
+    lightnings = {k: v for k, v in trainer.items() if k not in (*SETTINGS, *STEPPING)}
+    if task_name(cfg) == OWN:
+        lightnings |= {k: trainer[k] for k in STEPPING if k in trainer}
+        lightnings["limit_train_batches"] = part(trainer)["limit"]
     made: pl.Trainer = build(
         DictConfig(defaults | lightnings),
         key="trainer",
@@ -109,6 +115,25 @@ def make_trainer(
         use_distributed_sampler=False,
     )
     return made
+
+
+def tested(module: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
+    """What a LightningModule of one's own logs of test batches, by its `test_step`.
+
+    One that has none is asked by its `validation_step`. Names come without `test/` or `test_`.
+    """
+    assert isinstance(module, pl.LightningModule)
+    stage = "test" if is_overridden("test_step", module) else "val"
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    judge = trainer.test if stage == "test" else trainer.validate
+    (logged,) = judge(module, batches, verbose=False)
+    return {name.removeprefix(stage).lstrip("/_"): value for name, value in logged.items()}
 
 
 def chunk(trainer: DictConfig, callbacks: Iterable[Callback] = ()) -> int:

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from perceptrail import assignment, config, recorder, runs
-from perceptrail.build import build, dataset, naming, use
+from perceptrail.build import build, dataset, naming, task_name, use
 from perceptrail.callbacks import (
     LAST,
     Checkpoints,
@@ -30,13 +31,14 @@ from perceptrail.callbacks import (
 )
 from perceptrail.classifier import Classifier
 from perceptrail.conclusion import Clock, Trained, conclude
+from perceptrail.config import OWN
 from perceptrail.data.dataset import Dataset
 from perceptrail.data.module import DataModule
 from perceptrail.distillation import teaching
 from perceptrail.errors import UserError
 from perceptrail.invocation import typed
 from perceptrail.model import MLP
-from perceptrail.network import KEYS, Module, Network, make, prepare
+from perceptrail.network import KEYS, Module, Network, fault, make, prepare
 from perceptrail.passwords import masked
 from perceptrail.provenance import flat, origin
 from perceptrail.recorder import LateLog, RunLog
@@ -62,35 +64,27 @@ def run(cfg: DictConfig) -> float | list[float]:
     clock = Clock.of_job()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     named = _named_callbacks(cfg)
-    data, network, learned, optimizer, schedule = assemble(cfg, dataset(cfg), named.values())
-    with naming("distillation"):
-        relabel = teaching(data, **cfg.distillation)
-    with naming("regularization"):
-        classifier = Classifier(
-            network,
-            task=learned,
-            extras=assignment.extras(cfg, learned),
-            optimizer=optimizer,
-            schedule=schedule,
-            relabel=relabel,
-            graphs=cfg.trainer.cuda_graphs and not _moves(cfg, network),
-            monitor=cfg.monitor.metric,
-            **{**cfg.regularization, **stepping(cfg.trainer, named.values())},
-        )
+    parts = assemble(cfg, dataset(cfg), named.values())
+    data, network, learned = parts[:3]
     history = History()
     checkpoints = Checkpoints(run_dir, monitor=cfg.monitor.metric, mode=cfg.monitor.mode)
     pruning = pruning_of(cfg)
-    with naming("dropout"):
-        dropout = ScheduledDropout(**cfg.dropout)
-    own = [EpochSeed(cfg.seed), *named.values(), dropout, StopOnDivergence()]
+    dropout: list[Callback] = []
+    module: LightningModule
+    if task_name(cfg) == OWN:
+        assert isinstance(network, Module) and isinstance(network.body, LightningModule)
+        module = network.body
+    else:
+        module = _classifier(cfg, parts, named.values())
+        with naming("dropout"):
+            dropout = [ScheduledDropout(**cfg.dropout)]
+    own = [EpochSeed(cfg.seed), *named.values(), *dropout, StopOnDivergence()]
     loggers = [build(n, key=f"logger.{k}") for k, n in (cfg.get("logger") or {}).items()]
-    trainer = make_trainer(
-        cfg.trainer, run_dir, [*own, *pruning, history, checkpoints], loggers=loggers
-    )
+    trainer = make_trainer(cfg, run_dir, [*own, *pruning, history, checkpoints], loggers=loggers)
     for logger in loggers:
         logger.log_hyperparams({k: masked(v) for k, v in flat(cfg).items()})  # no passwords
     last = run_dir / LAST
-    fit = partial(trainer.fit, classifier, data, ckpt_path=last if last.exists() else None)
+    fit = partial(trainer.fit, module, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
         fit()
         return float("nan")
@@ -116,8 +110,8 @@ class Parts(NamedTuple):
     data: DataModule
     network: Network
     task: Task
-    optimizer: "partial[Any]"  # a function of the parameters
-    schedule: "partial[Any]"
+    optimizer: "partial[Any] | None"  # a function of the parameters; one's own module has its own
+    schedule: "partial[Any] | None"
 
 
 def assemble(cfg: DictConfig, found: Dataset, callbacks: Iterable[Callback] = ()) -> Parts:
@@ -129,10 +123,15 @@ def assemble(cfg: DictConfig, found: Dataset, callbacks: Iterable[Callback] = ()
     random.seed(cfg.seed)
     np.random.seed(cfg.seed)
     torch.manual_seed(cfg.seed)
-    size = chunk(cfg.trainer, callbacks)
+    own = task_name(cfg) == OWN
+    size = None if own else chunk(cfg.trainer, callbacks)
     data = DataModule(found, seed=cfg.seed, chunk=size, **part(cfg.trainer), **use(cfg))
     data.setup("fit")
     learned = assignment.assigned(cfg, data)
+    if own:
+        module = _own(cfg, data)
+        data.seen = module.seen
+        return Parts(data, module, learned, None, None)
     network = _network(cfg, data)
     last = (data.n_train - 1) % data.batch_size + 1
     if last == 1 and any(isinstance(layer, nn.BatchNorm1d) for layer in network.modules()):
@@ -151,9 +150,10 @@ def _network(cfg: DictConfig, data: DataModule) -> Network:
     arguments = {str(key): value for key, value in node.items()}
     with naming("model"):
         if "_target_" in arguments:
-            network: Network = make(
-                arguments, shape=data.shape, outputs=data.outputs, mean=data.mean, std=data.std
-            )
+            made = _made(arguments, data)
+            if (wrong := fault(made, inputs=data.inputs, outputs=data.outputs)) is not None:
+                raise UserError(f"model._target_={arguments['_target_']}: {wrong}")
+            network: Network = made
         else:
             network = MLP(data.inputs, data.outputs, mean=data.mean, std=data.std, **arguments)
     if any(own.values()):
@@ -169,6 +169,44 @@ def _network(cfg: DictConfig, data: DataModule) -> Network:
             "is its argument model.dropout"
         )
     return network
+
+
+def _made(node: Mapping[str, Any], data: DataModule, *, key: str = "model") -> Module:
+    return make(node, shape=data.shape, outputs=data.outputs, mean=data.mean, std=data.std, key=key)
+
+
+def _own(cfg: DictConfig, data: DataModule) -> Module:
+    """The LightningModule that `task._target_` names, as the network of a run."""
+    container = OmegaConf.to_container(cfg.task, resolve=True)
+    assert isinstance(container, dict)
+    node = {str(key): value for key, value in container.items() if key != "name"}
+    with naming("task"):
+        network = _made(node, data, key="task")
+    if not isinstance(network.body, LightningModule):
+        raise UserError(
+            f"task._target_={node['_target_']}: must make a LightningModule, not a "
+            f"{type(network.body).__name__}"
+        )
+    return network
+
+
+def _classifier(cfg: DictConfig, parts: Parts, callbacks: Iterable[Callback]) -> Classifier:
+    data, network, learned, optimizer, schedule = parts
+    assert optimizer is not None
+    with naming("distillation"):
+        relabel = teaching(data, **cfg.distillation)
+    with naming("regularization"):
+        return Classifier(
+            network,
+            task=learned,
+            extras=assignment.extras(cfg, learned),
+            optimizer=optimizer,
+            schedule=schedule,
+            relabel=relabel,
+            graphs=cfg.trainer.cuda_graphs and not _moves(cfg, network),
+            monitor=cfg.monitor.metric,
+            **{**cfg.regularization, **stepping(cfg.trainer, callbacks)},
+        )
 
 
 def _moves(cfg: DictConfig, network: Network) -> bool:
@@ -211,7 +249,8 @@ def _named_callbacks(cfg: DictConfig) -> dict[str, Callback]:
     chosen = {str(name): node for name, node in cfg.callbacks.items() if node}
     named = {name: build(node, key=f"callbacks.{name}") for name, node in chosen.items()}
     for name, callback in named.items():
-        check_callback(name, callback)
+        if task_name(cfg) != OWN:
+            check_callback(name, callback)
     return named
 
 
@@ -244,7 +283,7 @@ def recorded(
         tags = tags | {"trial.study": cfg.trial.study, "trial.number": str(cfg.trial.number)}
     opening = {
         "key": record["key"],
-        "name": f"{choices['data']}-{choices['model']}-{record['key'][:4]}",
+        "name": f"{choices['data']}-{choices['model'] or OWN}-{record['key'][:4]}",
         "run_dir": str(run_dir),
         "owner": os.getpid(),
         "tags": tags,

@@ -70,6 +70,10 @@ class Batches:
     def __len__(self) -> int:
         return math.ceil(self._share / self._batch_size)
 
+    def samples(self, batches: int) -> int:
+        """How many examples so many batches have."""
+        return min(self._share, batches * self._batch_size)
+
     def __iter__(self) -> Iterator[Batch]:
         x, y, size = self._x, self._y, self._batch_size
         if self._seed is None:
@@ -131,6 +135,7 @@ class DataModule(pl.LightningDataModule):
     rows: tuple[Tensor, Tensor]
     mean: Statistic
     std: Statistic
+    seen: Callable[[Tensor], Tensor] | None = None  # what the trainer is given of a batch's inputs
 
     def __init__(
         self,
@@ -289,10 +294,10 @@ class DataModule(pl.LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment training batches."""
-        if not (self._augment and self.trainer and self.trainer.training):
-            return batch
-        return map(self._augmented, batch) if self._chunk else self._augmented(batch)
+        """Augment training batches, and show inputs as they are to be seen."""
+        if self._augment and self.trainer and self.trainer.training:
+            batch = map(self._augmented, batch) if self._chunk else self._augmented(batch)
+        return batch if self.seen is None else (self.seen(batch[0]), batch[1])
 
     def _augmented(self, batch: Batch) -> Batch:
         assert self._augment is not None

@@ -61,6 +61,8 @@ TRAINING = {"seed", "monitor", "data", "optimizer", "schedule", "tracking", *KEY
 
 def obstacle(cfg: DictConfig) -> str | None:
     """Why a job cannot be part of a stack, if it cannot."""
+    if OmegaConf.select(cfg, "task.name") == "own":
+        return "task=own"
     if not set(cfg) >= TRAINING:
         return "not a training run of perceptrail"
     for key, allowed in VALUES.items():

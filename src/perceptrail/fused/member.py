@@ -43,8 +43,9 @@ class Member:
     """A network in training, as seen from outside: it is told how each epoch went."""
 
     def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
-        self.data, network, self.task, self.optimizer, schedule = parts
-        assert isinstance(network, MLP)
+        self.data, network, self.task, optimizer, schedule = parts
+        assert isinstance(network, MLP) and optimizer is not None and schedule is not None
+        self.optimizer = optimizer
         self.network = network
         # The stack takes all members' examples from one table; only their number matters here.
         self.data.release()
