@@ -138,6 +138,8 @@ VALUES = {
     "data.download": FLAGS,
     "data.y": or_null(TEXTS),
     "data._target_": TEXTS,
+    "data.stream": or_null(FLAGS),
+    "data.workers": or_null(integers(0)),
     "data.arms": integers(2),
     "data.turns": POSITIVE,
     "data.factor": POSITIVE,

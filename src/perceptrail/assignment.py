@@ -9,7 +9,7 @@ from torch import Tensor
 from perceptrail.build import CLASSES, build, task_name
 from perceptrail.config import OWN
 from perceptrail.data.dataset import Dataset
-from perceptrail.data.module import DataModule
+from perceptrail.data.module import Data
 from perceptrail.errors import UserError
 from perceptrail.measures import EXTRAS
 from perceptrail.tasks import Classification, Multilabel, Regression, Task
@@ -47,7 +47,7 @@ def check(cfg: DictConfig, found: Dataset) -> None:
         )
 
 
-def assigned(cfg: DictConfig, data: DataModule) -> Task:
+def assigned(cfg: DictConfig, data: Data) -> Task:
     """What the group `task` says is to be learned of the data.
 
     Of a module of one's own it is what its outputs are taken for: logits of the classes, or numbers

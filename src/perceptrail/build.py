@@ -17,6 +17,7 @@ CLASSES = "classification"
 
 # Keys of the group `data` that say how the data are used; the others say which they are.
 USE = ("batch_size", "val_size", "train_size", "augment")
+STREAMING = ("stream", "workers")
 
 # How Hydra says that it finds no target, and at which key below the node.
 _NO_TARGET = re.compile(r"Error locating target '(.*?)'(?:.*\nfull_key: (\S+))?")
@@ -56,7 +57,7 @@ def naming(key: str) -> Iterator[None]:
 
 def which_data(cfg: DictConfig) -> dict[str, Any]:
     """What says which data set it is; targets that are not said to be either are as the task's."""
-    which = {str(key): value for key, value in cfg.data.items() if key not in USE}
+    which = {str(key): value for key, value in cfg.data.items() if key not in (*USE, *STREAMING)}
     if which.get("kind", "") is None and task_name(cfg) not in (CLASSES, OWN):
         which["kind"] = "numbers"
     return which
@@ -73,9 +74,14 @@ def dataset(cfg: DictConfig) -> Dataset:
     made = build(which, key="data")
     if isinstance(made, Dataset):
         return made
-    from perceptrail.data.arrays import of_result
+    from perceptrail.data import arrays, stream  # import Lightning
 
-    return of_result(made, target=which["_target_"])
+    name, said = which["_target_"].rpartition(".")[2], f"data._target_={which['_target_']}"
+    how = {key: cfg.data.get(key) for key in STREAMING}
+    source = stream.source_of(made, wanted=how["stream"], workers=how["workers"], said=said)
+    if source is not None:
+        return stream.described(source, name=name, said=said)
+    return arrays.of_result(made, target=which["_target_"])
 
 
 def use(cfg: DictConfig) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from perceptrail.classifier import Classifier
 from perceptrail.data.module import Batches
+from perceptrail.data.stream import Streamed
 from perceptrail.errors import UserError
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
@@ -270,7 +271,7 @@ def _epoch_samples(trainer: Trainer, module: LightningModule) -> int:
     if isinstance(module, Classifier):
         return module.epoch_samples
     loader = trainer.train_dataloader
-    assert isinstance(loader, Batches)
+    assert isinstance(loader, Batches | Streamed)
     return loader.samples(int(trainer.num_training_batches))
 
 

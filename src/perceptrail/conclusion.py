@@ -19,7 +19,7 @@ from perceptrail import gallery, runs
 from perceptrail.build import task_name
 from perceptrail.callbacks import BEST, Row
 from perceptrail.config import OWN
-from perceptrail.data.module import DataModule
+from perceptrail.data.module import Data
 from perceptrail.invocation import typed
 from perceptrail.measures import KINDS, MEASURES, measure, said
 from perceptrail.network import Module, Network, fault, sources
@@ -71,7 +71,7 @@ class Trained:
 
     cfg: DictConfig
     run_dir: Path
-    data: DataModule
+    data: Data
     network: Network
     task: Task
     rows: list[Row]
@@ -83,7 +83,7 @@ class Trained:
         cfg: DictConfig,
         run_dir: Path,
         *,
-        data: DataModule,
+        data: Data,
         network: Network,
         task: Task,
         rows: list[Row],

@@ -149,7 +149,10 @@ OF_MLP: Mapping[str, Rule | Callable[[], Rule]] = {
 OF_ALL_TASKS = ("task.name", "task._target_")
 
 # What every data set has; the rest may mean something else to a function of one's own.
-OF_ALL_DATA = ("data._target_", "data.val_size", "data.train_size", "data.batch_size")
+OF_ALL_DATA = tuple(
+    f"data.{name}"
+    for name in ("_target_", "val_size", "train_size", "batch_size", "stream", "workers")
+)
 
 RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "seed": _integer(0, 2**32 - 1),
@@ -211,6 +214,8 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "data.download": _FLAG,
     "data.y": _TEXT.or_null(),
     "data._target_": _TEXT,
+    "data.stream": _FLAG.or_null(),
+    "data.workers": _integer(0).or_null(),
     "data.arms": _integer(2),
     "data.turns": _above(0),
     "data.factor": _above(0),

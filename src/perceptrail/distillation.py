@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from perceptrail import network as networks
 from perceptrail import runs
-from perceptrail.data.module import DataModule
+from perceptrail.data.module import Data
 from perceptrail.errors import UserError
 from perceptrail.losses import probabilities
 
@@ -17,7 +17,7 @@ from perceptrail.losses import probabilities
 Relabel = Callable[[Tensor, Tensor], Tensor]
 
 
-def teaching(data: DataModule, *, teacher: str | None, weight: float) -> Relabel | None:
+def teaching(data: Data, *, teacher: str | None, weight: float) -> Relabel | None:
     """What mixes a stored run's predictions into the labels, if there is to be a `teacher`.
 
     Raises `UserError` if there is no such run, or it has learned from another kind of data.

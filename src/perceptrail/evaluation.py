@@ -1,5 +1,7 @@
 """A stored run on the test split, recorded in that same run."""
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import mkdtemp
@@ -13,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from perceptrail import config, gallery, recorder, runs, tasks
 from perceptrail.assignment import extras, own_loss
 from perceptrail.build import dataset, task_name
+from perceptrail.data.dataset import Dataset, Part
 from perceptrail.data.image import image_files, read_digit
 from perceptrail.data.images import read_image
 from perceptrail.errors import UserError
@@ -82,14 +85,14 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
 
     network, facts = load(folder / runs.MODEL)
     data = dataset(stored)
-    x, y = data.test()
+    x, y, rest = _test_parts(data)
     metrics: dict[str, float] = {}
     drawn: list[Path] = []
     if task_name(stored) == config.OWN:
-        metrics = _own_test(network, x, y)
+        metrics = _own_test(network, [(x, y), *rest])
     if facts.get("task", True):
         task = tasks.read(facts, own_loss=own_loss(stored))
-        judgement = judge(network, x, y, task=task, extras=extras(stored, task))
+        judgement = judge(network, x, y, task=task, extras=extras(stored, task), rest=rest)
         metrics = metrics or judgement.metrics
         drawn = gallery.draw_judgement(
             folder / "figures" / "test",
@@ -118,13 +121,24 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     return metrics
 
 
-def _own_test(network: Network, x: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:
+def _test_parts(data: Dataset) -> tuple[NDArray[Any], NDArray[Any], Iterator[Part]]:
+    """The test part, and more of it in batches where it streams."""
+    if data.streamed is None:
+        return *data.test(), iter(())
+    from perceptrail.data.stream import tested
+
+    parts = tested(data.streamed, classes=len(data.classes))
+    return *next(parts), parts
+
+
+def _own_test(network: Network, parts: Iterable[Part]) -> dict[str, float]:
     """What a LightningModule of one's own logs of the test split."""
     from perceptrail.data.module import VAL_BATCH, Batches  # imports Lightning
     from perceptrail.trainer import tested
 
     assert isinstance(network, Module)
-    batches = Batches(torch.from_numpy(x), torch.from_numpy(y), batch_size=VAL_BATCH)
+    tensors = (map(torch.from_numpy, part) for part in parts)
+    batches = chain.from_iterable(Batches(x, y, batch_size=VAL_BATCH) for x, y in tensors)
     return tested(network.body, ((network.seen(x), y) for x, y in batches))
 
 

@@ -1,5 +1,6 @@
 """Predictions of a trained network: in bulk, and as MLflow serves them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from perceptrail import tasks
-from perceptrail.data.dataset import as_float
+from perceptrail.data.dataset import Part, as_float
 from perceptrail.losses import probabilities
 from perceptrail.network import load
 from perceptrail.tasks import Classification, Multilabel, Task
@@ -62,16 +63,25 @@ def judge(
     *,
     task: Task | None = None,
     extras: "Extras | None" = None,
+    rest: Iterable[Part] = (),
 ) -> Judgement:
     """Predict inputs [n, inputs] and compare with targets y: labels, if no task is given.
 
-    Among the metrics are those of `extras`.
+    Among the metrics are those of `extras`. They are of the `rest` of the examples, too, which may
+    be too many to be held in memory.
     """
-    outputs, true = logits_of(network, x), torch.from_numpy(y)
     task = task.cpu() if task else Classification()
-    found = task.metrics(task.sums(outputs, true), len(y))
+    outputs, true = logits_of(network, x), torch.from_numpy(y)
+    sums, n = task.sums(outputs, true), len(y)
     if extras is not None:
         extras.cpu().update(task, outputs, true)
+    for more in rest:
+        told, y_more = logits_of(network, more[0]), torch.from_numpy(more[1])
+        sums, n = sums + task.sums(told, y_more), n + len(y_more)
+        if extras is not None:
+            extras.update(task, told, y_more)
+    found = task.metrics(sums, n)
+    if extras is not None:
         found |= extras.compute()
     predicted, probability = task.predicted(outputs), torch.empty(len(y), 0)
     counts = torch.empty(0, 0, dtype=torch.int64)

@@ -33,7 +33,8 @@ from perceptrail.classifier import Classifier
 from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.config import OWN
 from perceptrail.data.dataset import Dataset
-from perceptrail.data.module import DataModule
+from perceptrail.data.module import Data, DataModule
+from perceptrail.data.stream import Stream
 from perceptrail.distillation import teaching
 from perceptrail.errors import UserError
 from perceptrail.invocation import typed
@@ -107,7 +108,7 @@ def run(cfg: DictConfig) -> float | list[float]:
 class Parts(NamedTuple):
     """What a run is put together from."""
 
-    data: DataModule
+    data: Data
     network: Network
     task: Task
     optimizer: "partial[Any] | None"  # a function of the parameters; one's own module has its own
@@ -125,7 +126,8 @@ def assemble(cfg: DictConfig, found: Dataset, callbacks: Iterable[Callback] = ()
     torch.manual_seed(cfg.seed)
     own = task_name(cfg) == OWN
     size = None if own else chunk(cfg.trainer, callbacks)
-    data = DataModule(found, seed=cfg.seed, chunk=size, **part(cfg.trainer), **use(cfg))
+    kind = DataModule if found.streamed is None else Stream
+    data: Data = kind(found, seed=cfg.seed, chunk=size, **part(cfg.trainer), **use(cfg))
     data.setup("fit")
     learned = assignment.assigned(cfg, data)
     if own:
@@ -142,7 +144,7 @@ def assemble(cfg: DictConfig, found: Dataset, callbacks: Iterable[Callback] = ()
     return Parts(data, network, learned, *_optimizer(cfg, network))
 
 
-def _network(cfg: DictConfig, data: DataModule) -> Network:
+def _network(cfg: DictConfig, data: Data) -> Network:
     """The module that `model._target_` names, else an MLP; with what is to be done with it."""
     node = OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(node, dict)
@@ -171,11 +173,11 @@ def _network(cfg: DictConfig, data: DataModule) -> Network:
     return network
 
 
-def _made(node: Mapping[str, Any], data: DataModule, *, key: str = "model") -> Module:
+def _made(node: Mapping[str, Any], data: Data, *, key: str = "model") -> Module:
     return make(node, shape=data.shape, outputs=data.outputs, mean=data.mean, std=data.std, key=key)
 
 
-def _own(cfg: DictConfig, data: DataModule) -> Module:
+def _own(cfg: DictConfig, data: Data) -> Module:
     """The LightningModule that `task._target_` names, as the network of a run."""
     container = OmegaConf.to_container(cfg.task, resolve=True)
     assert isinstance(container, dict)
@@ -265,9 +267,7 @@ def pruning_of(cfg: DictConfig) -> "list[Pruning]":
 
 
 @contextmanager
-def recorded(
-    cfg: DictConfig, run_dir: Path, data: DataModule, *, live: bool = True
-) -> Iterator[RunLog]:
+def recorded(cfg: DictConfig, run_dir: Path, data: Data, *, live: bool = True) -> Iterator[RunLog]:
     """Record what happens inside as one MLflow run, and how it ends.
 
     If not `live`, all is written at the end, at once.

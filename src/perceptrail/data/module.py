@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import numpy as np
 import pytorch_lightning as pl
@@ -93,6 +94,10 @@ class Batches:
         return rows.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else rows
 
 
+class SomeBatches(Sized, Iterable[Batch], Protocol):
+    """Batches whose number is known."""
+
+
 @final
 class Chunks:
     """Batches in chunks: iterators over `size` batches each, to be used up one after the other.
@@ -100,7 +105,7 @@ class Chunks:
     `limit` is how many batches there are to be, or the share of them if it is no integer.
     """
 
-    def __init__(self, batches: Batches, size: int, *, limit: float | None = None) -> None:
+    def __init__(self, batches: SomeBatches, size: int, *, limit: float | None = None) -> None:
         self.batches, self.size = batches, size
         whole = len(batches)
         if isinstance(limit, float):
@@ -116,8 +121,81 @@ class Chunks:
             yield islice(remaining, self.size)
 
 
+class Data(pl.LightningDataModule, ABC):
+    """What a run asks of its data: batches for training and validation, and facts about them.
+
+    `train_targets` and `val` stand for all there are, if they are not. `seen` makes of a batch's
+    inputs what the trainer is given.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    mean: Statistic
+    std: Statistic
+    seen: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    @abstractmethod
+    def val(self) -> Batch:
+        """Validation data."""
+
+    @property
+    @abstractmethod
+    def train_targets(self) -> Tensor:
+        """The targets of the training data."""
+
+    @property
+    @abstractmethod
+    def val_targets(self) -> Tensor:
+        """Those of the validation data."""
+
+    @property
+    @abstractmethod
+    def n_train(self) -> int:
+        """The number of training examples."""
+
+    @property
+    @abstractmethod
+    def n_val(self) -> int:
+        """The number of validation examples."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.dataset.shape
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; none where the targets are numbers."""
+        return self.dataset.classes
+
+    @property
+    def inputs(self) -> int:
+        """The number of values in one example."""
+        return int(np.prod(self.shape))
+
+    @property
+    def outputs(self) -> int:
+        """The number of outputs that a network needs: one for two classes, else one a class, or one
+        a number that is to be told.
+        """
+        if self.classes:
+            return 1 if len(self.classes) == 2 else len(self.classes)
+        return int(np.prod(self.train_targets.shape[1:]))
+
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
+        """Nothing to do: they are there already."""
+        return batch
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Show inputs as they are to be seen."""
+        return batch if self.seen is None else (self.seen(batch[0]), batch[1])
+
+
 @final
-class DataModule(pl.LightningDataModule):
+class DataModule(Data):
     """A data set's training part, split by `seed` into training and validation data.
 
     After `setup("fit")`, `train` and `val` are pairs (x [n, inputs] float32, y as the data set has
@@ -133,9 +211,6 @@ class DataModule(pl.LightningDataModule):
     """
 
     rows: tuple[Tensor, Tensor]
-    mean: Statistic
-    std: Statistic
-    seen: Callable[[Tensor], Tensor] | None = None  # what the trainer is given of a batch's inputs
 
     def __init__(
         self,
@@ -173,30 +248,6 @@ class DataModule(pl.LightningDataModule):
         """The validation data, likewise."""
         x, y = self._val
         return numbers(x), y
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one example."""
-        return self.dataset.shape
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes; none where the targets are numbers."""
-        return self.dataset.classes
-
-    @property
-    def inputs(self) -> int:
-        """The number of values in one example."""
-        return int(np.prod(self.shape))
-
-    @property
-    def outputs(self) -> int:
-        """The number of outputs that a network needs: one for two classes, else one a class, or one
-        a number that is to be told.
-        """
-        if self.classes:
-            return 1 if len(self.classes) == 2 else len(self.classes)
-        return int(np.prod(self._train[1].shape[1:]))
 
     @property
     def train_targets(self) -> Tensor:
@@ -254,7 +305,7 @@ class DataModule(pl.LightningDataModule):
         stays = isinstance(x, np.memmap) and x.nbytes >= MAPPED
         kept, held = (Mapped(x, r) if stays else torch.from_numpy(x)[r] for r in self.rows)
         self._train, self._val = (kept, every_y[stay]), (held[:], every_y[out])
-        self.mean, self.std = _statistics(kept, by_column=self.dataset.by_column)
+        self.mean, self.std = statistics(kept, by_column=self.dataset.by_column)
 
     def _count_val(self, n: int) -> int:
         size = self._val_size
@@ -287,24 +338,18 @@ class DataModule(pl.LightningDataModule):
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
-    ) -> Any:
-        """Nothing to do: the data are there already."""
-        return batch
-
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches, and show inputs as they are to be seen."""
         if self._augment and self.trainer and self.trainer.training:
             batch = map(self._augmented, batch) if self._chunk else self._augmented(batch)
-        return batch if self.seen is None else (self.seen(batch[0]), batch[1])
+        return super().on_after_batch_transfer(batch, dataloader_idx)
 
     def _augmented(self, batch: Batch) -> Batch:
         assert self._augment is not None
         return self._augment(batch[0]), batch[1]
 
 
-def _statistics(x: Tensor | Mapped, *, by_column: bool) -> tuple[Statistic, Statistic]:
+def statistics(x: Tensor | Mapped, *, by_column: bool) -> tuple[Statistic, Statistic]:
     """Mean and standard deviation of x [n, d], or of each of its columns; of constants it is 1."""
     pieces = (x[i : i + CHUNK] for i in range(0, len(x), CHUNK))
     if by_column:

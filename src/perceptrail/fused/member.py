@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from perceptrail.assignment import extras
 from perceptrail.callbacks import CURES, DivergenceError, Row
+from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
 from perceptrail.fused.update import OWN
 from perceptrail.model import MLP
@@ -43,9 +44,11 @@ class Member:
     """A network in training, as seen from outside: it is told how each epoch went."""
 
     def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
-        self.data, network, self.task, optimizer, schedule = parts
+        data, network, self.task, optimizer, schedule = parts
+        if not isinstance(data, DataModule):
+            raise UserError("data that stream")
         assert isinstance(network, MLP) and optimizer is not None and schedule is not None
-        self.optimizer = optimizer
+        self.data, self.optimizer = data, optimizer
         self.network = network
         # The stack takes all members' examples from one table; only their number matters here.
         self.data.release()
