@@ -188,7 +188,7 @@ def test_one_process_alone_streams():
     data = streamed()
     data.trainer = At(0)
     data.trainer.world_size = 2
-    with pytest.raises(UserError, match="trainer.devices: must be 1"):
+    with pytest.raises(UserError, match="must be 1 for data that stream"):
         data.setup("fit")
 
 

@@ -39,7 +39,7 @@ class Lit(LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2)]
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9)]
 
 
 class Autoencoder(LightningModule):

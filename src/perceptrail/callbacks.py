@@ -185,7 +185,7 @@ class StopOnDivergence(Callback):
         """Look at the steps not yet seen, and at what the last one made of the weights."""
         self._look(trainer, pl_module)
         for name, value in trainer.callback_metrics.items():
-            if "loss" in name and not value.isfinite().all():
+            if name.startswith("val") and "loss" in name and not value.isfinite().all():
                 raise DivergenceError(
                     f"{name} became {float(value)} after epoch {trainer.current_epoch + 1}: {CURES}"
                 )
