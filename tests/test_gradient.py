@@ -89,17 +89,28 @@ def test_a_share_of_the_loss_has_that_share_of_the_gradient() -> None:
             assert torch.equal(all_ / 2, part)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("smoothing", [None, [0.0, 0.2, 0.5]])
 @pytest.mark.parametrize("outputs", [1, 4])
-def test_the_losses_of_many_and_their_slopes(outputs: int, smoothing: list[float] | None) -> None:
+def test_the_losses_of_many_and_their_slopes(
+    outputs: int, smoothing: list[float] | None, weighted: bool
+) -> None:
     torch.manual_seed(0)
     logits = torch.randn(3, 8, outputs, requires_grad=True)
     y = torch.randint(max(2, outputs), (3, 8))
     each = zip(logits, y, smoothing or [0.0] * 3, strict=True)
-    expected = torch.stack([mean_loss(z, own, label_smoothing=s) for z, own, s in each])
+    weights = torch.rand(max(2, outputs)) if weighted else None
+    expected = torch.stack(
+        [mean_loss(z, own, label_smoothing=s, weights=weights) for z, own, s in each]
+    )
     expected.sum().backward()
     given = None if smoothing is None else torch.tensor(smoothing)[:, None]
-    losses, slopes = losses_and_slopes(logits.detach(), y, label_smoothing=given)
+    losses, slopes = losses_and_slopes(
+        logits.detach(),
+        y,
+        label_smoothing=given,
+        weights=None if weights is None else weights[y],
+    )
     torch.testing.assert_close(losses, expected)
     torch.testing.assert_close(slopes, logits.grad)
 

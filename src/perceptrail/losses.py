@@ -89,29 +89,38 @@ def loss_and_slope(
 
 
 def losses_and_slopes(
-    logits: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
+    logits: Tensor,
+    y: Tensor,
+    *,
+    label_smoothing: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Members' mean losses [members], and their gradients by the logits [members, n, outputs].
 
-    The gradient by a logit is the difference of its probability and its target, divided by n.
+    The gradient by a logit is the difference of its probability and its target, divided by n; both
+    are multiplied by the examples' `weights` [members, n], if there are any.
     """
     n, outputs = logits.shape[1:]
     if outputs == 1:
         smoothing = 0.0 if label_smoothing is None else label_smoothing
         z, target = logits[..., 0], _smoothed(y, smoothing, logits.dtype)
-        losses = _binary_cross_entropy(z, target).mean(1)
-        return losses, z.sigmoid().sub_(target).div_(n).unsqueeze(2)
-    # A softmax over few classes takes a quarter of the time where they are not side by side.
-    log = logits.mT.contiguous().log_softmax(1)
-    chosen = y.unsqueeze(1)
-    losses, slopes = -log.gather(1, chosen).mean((1, 2)), log.exp()
-    if label_smoothing is None:
-        slopes.scatter_add_(1, chosen, slopes.new_full((), -1).expand_as(chosen))
+        losses, slopes = _binary_cross_entropy(z, target), z.sigmoid().sub_(target)
+        losses, slopes = losses.unsqueeze(1), slopes.unsqueeze(1)
     else:
-        even = label_smoothing.unsqueeze(2) / outputs
-        losses = (1 - label_smoothing[:, 0]) * losses - label_smoothing[:, 0] * log.mean((1, 2))
-        slopes.sub_(even).scatter_add_(1, chosen, (even * outputs - 1).expand_as(chosen))
-    return losses, slopes.div_(n).mT.contiguous()
+        # A softmax over few classes takes a quarter of the time where they are not side by side.
+        log = logits.mT.contiguous().log_softmax(1)
+        chosen = y.unsqueeze(1)
+        losses, slopes = -log.gather(1, chosen), log.exp()
+        if label_smoothing is None:
+            slopes.scatter_add_(1, chosen, slopes.new_full((), -1).expand_as(chosen))
+        else:
+            smoothing = label_smoothing.unsqueeze(2)
+            even = smoothing / outputs
+            losses = (1 - smoothing) * losses - smoothing * log.mean(1, keepdim=True)
+            slopes.sub_(even).scatter_add_(1, chosen, (even * outputs - 1).expand_as(chosen))
+    if weights is not None:
+        losses, slopes = (each.mul_(weights.unsqueeze(1)) for each in (losses, slopes))
+    return losses.mean((1, 2)), slopes.div_(n).mT.contiguous()
 
 
 def labels(logits: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ class Task(nn.Module, ABC):
 class Classification(Task):
     """One of several classes, by logits; one output is the logit of the second of two.
 
-    With `class_weights` [classes], an example's loss is multiplied by that of its class.
+    With `class_weights`, [classes] or [members, classes] of a stack, an example's loss is
+    multiplied by that of its class.
     """
 
     name = "classification"
@@ -125,11 +126,11 @@ class Classification(Task):
         self,
         names: Sequence[str] = (),
         *,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Tensor | Sequence[float] | None = None,
         own_loss: Loss | None = None,
     ) -> None:
         super().__init__(names, own_loss=own_loss)
-        weights = None if class_weights is None else torch.tensor(class_weights)
+        weights = None if class_weights is None else torch.as_tensor(class_weights)
         self.register_buffer("weights", weights, persistent=False)
 
     @staticmethod
@@ -141,7 +142,7 @@ class Classification(Task):
     def example_losses(self, outputs: Tensor, y: Tensor, *, label_smoothing: Any = 0.0) -> Tensor:
         """Cross-entropy."""
         found = losses.example_losses(outputs, y, label_smoothing=label_smoothing)
-        return found if self.weights is None else found * self.weights[y]
+        return found if self.weights is None else found * self.weights.gather(-1, y)
 
     def _loss(self, outputs: Tensor, y: Tensor, *, label_smoothing: float) -> Tensor:
         return losses.mean_loss(outputs, y, label_smoothing=label_smoothing, weights=self.weights)
@@ -162,7 +163,10 @@ class Classification(Task):
         self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """By the kernels alone."""
-        return losses.losses_and_slopes(outputs, y, label_smoothing=label_smoothing)
+        weights = None if self.weights is None else self.weights.gather(-1, y)
+        return losses.losses_and_slopes(
+            outputs, y, label_smoothing=label_smoothing, weights=weights
+        )
 
     def counts(self, outputs: Tensor, y: Tensor) -> list[Tensor]:
         """How many are right."""
@@ -197,6 +201,20 @@ class Classification(Task):
             return outputs, y
         y = torch.stack([1 - y, y], 1) if y.is_floating_point() else y
         return torch.cat([torch.zeros_like(outputs), outputs], 1), y
+
+    @classmethod
+    def stacked(cls, tasks: Sequence[Self]) -> Self:
+        """Each member's weights, which are 1 where it has none."""
+        if all(task.weights is None for task in tasks):
+            return tasks[0]
+        even = torch.ones(len(tasks[0].names))
+        weights = [even if task.weights is None else task.weights for task in tasks]
+        return cls(tasks[0].names, class_weights=torch.stack(weights))
+
+    def keep(self, members: list[int]) -> None:
+        """Their weights."""
+        if self.weights is not None:
+            self.weights = self.weights[members]
 
 
 # By name: the loss of an error, and its derivative.

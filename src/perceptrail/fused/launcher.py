@@ -46,7 +46,7 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
 # And one that has further keys, unless they are null.
 KEYS: Mapping[str, set[str]] = {
     "model": {"hidden", "activation", "dropout", "input_dropout", "norm", "noise", "input_noise"},
-    "task": set(),
+    "task": {"class_weights"},
     "regularization": {"label_smoothing", "l1", "l2", "gradient_clip", "max_norm"},
     "distillation": {"weight"},
     "dropout": {"schedule", "start", "end", "cutoff"},
