@@ -1,19 +1,12 @@
-"""What a task measures and minimises, against scikit-learn and PyTorch; each seam for each."""
+"""What a task measures and minimises, against scikit-learn and PyTorch; what it refuses."""
 
-import csv
 import json
-import signal
-from pathlib import Path
 
-import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from launching import launch
-from mlflow.tracking import MlflowClient
-from running import Command, run
-from safetensors.torch import load_file
+from houses import houses
+from running import Command
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import (
     accuracy_score,
@@ -37,10 +30,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional as F
 
 from perceptrail import diagrams, tasks
-from perceptrail.data.table import table
 from perceptrail.extras import Extras
 from perceptrail.losses import probabilities
-from perceptrail.prediction import Predictor
 from perceptrail.tasks import Classification, Multilabel, Regression
 
 LOSSES = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
@@ -126,6 +117,7 @@ def test_a_task_comes_back_from_its_facts():
     assert torch.equal(again.sums(outputs, y), task.sums(outputs, y))
 
 
+WEIGHTS = ([3.0, 1.0, 0.5], None, [1.0, 2.0, 4.0], None)
 LABELS = np.random.default_rng(1).integers(0, 2, (90, 3))
 CLASSES = np.random.default_rng(2).integers(0, 4, 90)
 
@@ -250,6 +242,24 @@ def test_the_slopes_of_labels_and_of_weighted_classes_are_what_autograd_finds(sm
     torch.testing.assert_close((losses[1], slopes[1]), (own, its))
 
 
+@pytest.mark.parametrize("several", [1, 3])
+def test_a_stack_has_each_members_class_weights(several):
+    outputs, _ = numbers(50, several, members=(4,))
+    names = "abc"[: max(several, 2)]
+    y = torch.randint(len(names), (4, 50))
+    each = [Classification(names, class_weights=w and w[: len(names)]) for w in WEIGHTS]
+    stack = Classification.stacked(each)
+    for left, kept in (([0, 1, 2, 3], [0, 1, 2, 3]), ([0, 2, 3], [0, 2, 3]), ([1], [2])):
+        stack.keep(left)
+        losses, slopes = stack.losses_and_slopes(outputs[kept], y[kept])
+        found = stack.metrics(stack.sums(outputs[kept], y[kept]), 50)
+        for place, k in enumerate(kept):
+            expected = each[k].loss_and_slope(outputs[k], y[k])
+            torch.testing.assert_close((losses[place], slopes[place]), expected)
+            own = each[k].metrics(each[k].sums(outputs[k], y[k]), 50)
+            torch.testing.assert_close({k: v[place] for k, v in found.items()}, own)
+
+
 def test_balanced_weights_are_scikit_learns():
     y = np.array([0] * 70 + [1] * 20 + [2] * 10)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=y)
@@ -263,190 +273,6 @@ def test_the_curve_is_scikit_learns():
     found = diagrams.curve(true, score)
     np.testing.assert_allclose(found, (x, y))
     assert diagrams.area(*found) == pytest.approx(roc_auc_score(true, score))
-
-
-# Each seam, for each task.
-
-TABLE = (
-    "data=table",
-    "data.path=houses.csv",
-    "data.test=0.25",
-    "trainer=cpu",
-    "trainer.max_epochs=4",
-)
-SMALL = ("model.hidden=[8]", "figures=false")
-CHOSEN = {
-    "one number": ("task=regression", "data.target=price", "data.features=[size,rooms,town]"),
-    "labels": (
-        *("task=multilabel", "data.target=[cheap,large]", "data.features=[size,rooms,price]"),
-        "metrics=[f1,auroc]",
-    ),
-    "classes": (
-        *("data.target=cheap", "data.features=[size,rooms,town]", "metrics=[accuracy,f1,ece]"),
-        "task.class_weights=[1,1.5]",
-    ),
-    "numbers": (
-        "task=regression",
-        "data.target=[price,rent]",
-        "task.loss=huber",
-        "model.dropout=0",
-    ),
-}
-every_task = pytest.mark.parametrize("chosen", list(CHOSEN))
-
-
-FIGURES = {
-    "task=regression": {"predicted_against_true", "residuals"},
-    "task=multilabel": {"roc_and_reliability"},
-    "data.target=cheap": {"roc_and_reliability", "confusion_matrix"},
-}
-
-
-def houses(folder: Path) -> Path:
-    """A table of houses, in a folder."""
-    rng = np.random.default_rng(0)
-    n = 200
-    frame = pd.DataFrame({"size": rng.normal(100, 30, n).round(1), "rooms": rng.integers(1, 8, n)})
-    frame["town"] = rng.choice(["A", "B"], n)
-    frame["price"] = 2000 * frame["size"] + 20_000 * (frame["town"] == "B") + rng.normal(0, 99, n)
-    frame["rent"] = (frame["price"] / 300 + rng.normal(0, 9, n)).round(1)
-    frame["cheap"] = (frame["price"] < 190_000 + rng.normal(0, 20_000, n)).astype(int)
-    frame["large"] = (frame["size"] > 100 + rng.normal(0, 9, n)).astype(int)
-    frame.to_csv(folder / "houses.csv", index=False)
-    return folder / "houses.csv"
-
-
-def history(folder):
-    with (folder / "history.csv").open() as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [{k: v for k, v in row.items() if "per_second" not in k} for row in rows]
-
-
-@pytest.fixture(scope="module", params=CHOSEN)
-def trained(request, tmp_path_factory):
-    """A run of a task, killed in its third epoch and gone on with, and the task's overrides."""
-    folder = tmp_path_factory.mktemp("trained")
-    houses(folder)
-    options = [*TABLE, *CHOSEN[request.param], "model.hidden=[8]", "hydra.run.dir=outputs/x/run"]
-    kill = ("+callbacks.kill._target_=tests.killing.Kill", "+callbacks.kill.epoch=2")
-    killed = Command("train.py", *options, *kill, cwd=folder).wait()
-    assert killed.code == -signal.SIGKILL, killed.output
-    run("train.py", "resume=latest", cwd=folder)
-    return folder, options
-
-
-@pytest.mark.slow
-def test_killed_and_resumed_is_as_never_interrupted(trained, tmp_path):
-    folder, options = trained
-    houses(tmp_path)
-    run("train.py", *options, "tracking=none", "figures=false", cwd=tmp_path)
-    one, other = (place / "outputs" / "x" / "run" for place in (folder, tmp_path))
-    assert history(one) == history(other)
-    weights = [load_file(place / "model" / "model.safetensors") for place in (one, other)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
-
-
-@pytest.mark.slow
-def test_the_store_holds_the_run_and_a_model_that_takes_the_table(trained):
-    folder, _ = trained
-    uri = f"sqlite:///{folder}/mlflow.db"
-    (found,) = MlflowClient(uri).search_runs(["1"])
-    rows = history(folder / "outputs" / "x" / "run")
-    assert found.info.status == "FINISHED"
-    for name in [name for name in rows[0] if name.startswith("val/")]:
-        stored = MlflowClient(uri).get_metric_history(found.info.run_id, name)
-        assert [metric.value for metric in stored] == [row[name] for row in rows]
-        lowest = name.endswith(("loss", "mae", "rmse", "ece"))
-        best = (min if lowest else max)(row[name] for row in rows)
-        assert found.data.metrics[f"best/{name}"] == best
-    mlflow.set_tracking_uri(uri)
-    model = mlflow.pyfunc.load_model(f"runs:/{found.info.run_id}/model")
-    frame = pd.read_csv(folder / "houses.csv")
-    expected = Predictor(folder / "outputs" / "x" / "run" / "model").predict(frame)
-    pd.testing.assert_frame_equal(model.predict(frame), expected)
-
-
-@pytest.mark.slow
-def test_evaluated_and_predicted_as_scikit_learn_counts(trained):
-    """The rows of the test are found in the table of what was told, by their sizes."""
-    folder, options = trained
-    run("evaluate.py", cwd=folder)
-    found = json.loads((folder / "outputs" / "x" / "run" / "metrics.json").read_text())
-    run("predict.py", "input=houses.csv", "output=told.csv", cwd=folder)
-    told, given = pd.read_csv(folder / "told.csv"), pd.read_csv(folder / "houses.csv")
-    pd.testing.assert_frame_equal(told[list(given)], given)
-    choice = next(o for o in options if o.startswith("data.target="))
-    names = choice.removeprefix("data.target=").strip("[]").split(",")
-    kind = "classes" if names == ["cheap"] else "numbers"
-    numbered = told.assign(row=np.arange(len(told), dtype=float))
-    data = table(path=numbered, target=names, kind=kind, features=["row"], test=0.25)
-    rows = told.iloc[data.test()[0][:, 0].astype(int)]
-    true, columns = rows[names], rows.filter(like="predicted_")
-    if "task=regression" in options:
-        expected = {"r2": r2_score(true, columns), "mae": mean_absolute_error(true, columns)}
-    elif "task=multilabel" in options:
-        likely = columns[["predicted_cheap", "predicted_large"]]
-        assert list(columns["predicted_labels"].fillna("")) == [
-            " ".join(n for n in names if row[f"predicted_{n}"] > 0.5) for _, row in rows.iterrows()
-        ]
-        expected = {
-            "exact": accuracy_score(true, likely > 0.5),
-            "f1": f1_score(true, likely > 0.5, average="macro"),
-            "auroc": roc_auc_score(true, likely),
-        }
-    else:
-        expected = {
-            "acc": accuracy_score(true, columns["predicted_label"]),
-            "f1": f1_score(true, columns["predicted_label"]),
-        }
-    assert {k: found[f"test/{k}"] for k in expected} == pytest.approx(expected, rel=1e-4)
-    drawn = {path.stem for path in (folder / "outputs" / "x" / "run" / "figures").rglob("*.png")}
-    assert drawn - {"learning_curves"} == next(v for k, v in FIGURES.items() if k in options)
-
-
-@every_task
-def test_a_stack_is_as_one_by_one(chosen, tmp_path, capfd):
-    houses(tmp_path)
-    own = [o.replace("houses.csv", f"{tmp_path}/houses.csv") for o in (*TABLE, *CHOSEN[chosen])]
-    jobs = [
-        [*own, *SMALL, "model.dropout=0", f"seed={k}", f"optimizer.lr=0.00{k + 1}"] for k in (0, 1)
-    ]
-    for launcher in ("basic", "fused"):
-        launch(launcher, jobs, tmp_path / launcher)
-    said = capfd.readouterr().out
-    assert ("Alone, because of task.class_weights" in said) == (chosen == "classes")
-    for k in ("0", "1"):
-        one, other = history(tmp_path / "basic" / k), history(tmp_path / "fused" / k)
-        assert [list(row) for row in one] == [list(row) for row in other]
-        for left, right in zip(one, other, strict=True):
-            assert right == pytest.approx(left, rel=1e-3, abs=1e-5)
-
-
-@pytest.mark.slow
-def test_a_search_prunes_and_finds_the_best_by_a_tasks_measure(tmp_path):
-    houses(tmp_path)
-    search = ("hparams_search=optuna", "hydra.sweeper.n_trials=6", "monitor.metric=val/r2")
-    search += (
-        "monitor.mode=max",
-        "hydra.sweeper.direction=maximize",
-        "optimizer.lr=interval(0.0001,0.1)",
-    )
-    run(
-        "train.py",
-        "-m",
-        *TABLE,
-        *CHOSEN["one number"],
-        *SMALL,
-        *search,
-        "hydra.sweeper.study_name=s",
-        cwd=tmp_path,
-    )
-    trials = pd.read_csv(tmp_path / "searches" / "s" / "trials.csv")
-    assert len(trials) == 6
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
-    runs = MlflowClient(uri).search_runs(["1"], "metrics.`best/val/r2` > -1000")
-    best = max(found.data.metrics["best/val/r2"] for found in runs)
-    assert best == pytest.approx(trials["value"].max())
 
 
 NUMBER = ("task=regression", "data.target=price")

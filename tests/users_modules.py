@@ -69,3 +69,16 @@ class Autoencoder(LightningModule):
 
     def configure_optimizers(self):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.encode, self.decode)]
+
+
+class Net(nn.Module):
+    """A network of pictures, with dropout of its own."""
+
+    def __init__(self, shape: list[int], outputs: int, width: int = 4) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(shape[0], width, 3), nn.ReLU(), nn.Dropout(0.1))
+        self.head = nn.LazyLinear(outputs)
+        self.head(self.features(torch.zeros(1, *shape)).flatten(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).flatten(1))
