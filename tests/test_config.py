@@ -203,6 +203,7 @@ VALUES = {
     "tracking.system_metrics": FLAGS,
     "run": TEXTS,
     "image": or_null(TEXTS),
+    "format": names("onnx", "torchscript", "torch_export"),
 }
 
 

@@ -270,6 +270,7 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "image": _TEXT.or_null(),
     "input": _TEXT.or_null(),
     "output": _TEXT.or_null(),
+    "format": _one_of(["onnx", "torchscript", "torch_export"]),
     "separator": _TEXT.or_null(),
 }
 
