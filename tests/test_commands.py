@@ -70,7 +70,8 @@ def test_a_run_ends_finished_with_all_its_records(trained):
     figures = {
         Path(a.path).stem for a in client(trained).list_artifacts(found.info.run_id, "figures")
     }
-    expected = {"learning_curves", "confusion_matrix", "worst_mistakes", "first_layer_weights"}
+    expected = {"learning_curves", "first_layer_weights"}
+    expected |= {"confusion_matrix", "sample_images", "worst_mistakes"}
     assert figures == expected
     for figure in (the_run(trained) / "figures").glob("*.png"):
         with Image.open(figure) as picture:

@@ -206,6 +206,34 @@ def test_few_mistakes_or_none_make_a_figure_too(n):
     render(figure)
 
 
+ANIMALS = ("cat", "dog", "gnu")
+
+
+@pytest.mark.parametrize("n", [1, 7, 60])
+def test_sample_images_are_spread_over_all_of_them(n):
+    random = np.random.default_rng(0)
+    images = random.random((n, 8, 6, 3)).astype(np.float32)
+    true = np.sort(random.integers(3, size=n))
+    predicted, probability = random.integers(3, size=n), random.random(n)
+    figure = figures.sample_images(
+        images, true=true, predicted=predicted, probability=probability, classes=ANIMALS
+    )
+    words = figure.axes[0].texts
+    assert len(words) == 2 * min(n, 25)
+    for said, held in zip(words[::2], words[1::2], strict=True):
+        wrong = said.get_text().split()[1] != held.get_text().split()[1]
+        assert (said.get_color() == figures.VERMILION) == wrong
+    told = [text.get_text() for text in words]
+    assert told[:2] == [
+        f"said {ANIMALS[predicted[0]]} ({probability[0]:.1%})",
+        f"is {ANIMALS[true[0]]}",
+    ]
+    assert told[-1] == f"is {ANIMALS[true[-1]]}"  # the last class, as they are sorted
+    shown = figure.axes[0].images[0].get_array()
+    assert shown.shape[2] == 3
+    render(figure)
+
+
 def test_first_layer_weights_show_the_units_of_largest_norm_on_a_symmetric_scale():
     weights = np.random.default_rng(0).normal(size=(100, 20)).astype(np.float32)
     weights *= np.random.default_rng(1).permutation(np.linspace(1, 2, 100))[:, None]

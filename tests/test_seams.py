@@ -59,7 +59,7 @@ FIGURES = {
     "task=regression": {"predicted_against_true", "residuals"},
     "task=multilabel": {"roc_and_reliability"},
     "data.target=cheap": {"roc_and_reliability", "confusion_matrix"},
-    "data=digits": {"confusion_matrix", "worst_mistakes"},
+    "data=digits": {"confusion_matrix", "sample_images", "worst_mistakes"},
 }
 # What cannot be part of a stack, because its network is no MLP.
 ALONE = ("pictures", "a module")

@@ -166,20 +166,72 @@ def worst_mistakes(
     worst = wrong[np.argsort(-probability[wrong], kind="stable")][:25]
     if not len(worst):
         return sheet(4.2, 0.6, title="No mistakes: every example was recognised")
-    columns = min(len(worst), 5)
-    above, beside = math.ceil(0.36 * images.shape[1]), math.ceil(0.15 * images.shape[2])
-    canvas, corners = _tiles(images[worst], columns=columns, above=above, beside=beside)
-    width = 1.3 * columns
-    height = width * canvas.shape[0] / canvas.shape[1]
     title = f"The {len(worst)} most confident mistakes" if len(worst) > 1 else "The only mistake"
+    return _captioned(
+        images,
+        worst,
+        title,
+        true=true,
+        predicted=predicted,
+        probability=probability,
+        classes=classes,
+    )
+
+
+def sample_images(
+    images: Floats,
+    *,
+    true: Integers,
+    predicted: Integers,
+    probability: Floats,
+    classes: Sequence[str],
+) -> Figure:
+    """What was made of at most 25 images [n, height, width(, 3)], evenly spaced among them.
+
+    The others are as `worst_mistakes` has them.
+    """
+    some = np.unique(np.linspace(0, len(images) - 1, 25).round().astype(int))
+    right = int((true[some] == predicted[some]).sum())
+    title = f"{len(some)} of {len(images):,} examples, {right} of them recognised"
+    return _captioned(
+        images,
+        some,
+        title,
+        true=true,
+        predicted=predicted,
+        probability=probability,
+        classes=classes,
+    )
+
+
+def _captioned(
+    images: Floats,
+    chosen: Integers,
+    title: str,
+    *,
+    true: Integers,
+    predicted: Integers,
+    probability: Floats,
+    classes: Sequence[str],
+) -> Figure:
+    """Those images that are chosen, with what each was taken for, marked if it is not that."""
+    columns = min(len(chosen), 5)
+    above, beside = math.ceil(0.36 * images.shape[1]), math.ceil(0.15 * images.shape[2])
+    canvas, corners = _tiles(images[chosen], columns=columns, above=above, beside=beside)
+    width = max(1.3, 0.06 * (14 + max(map(len, classes)))) * columns  # for what stands above
+    height = width * canvas.shape[0] / canvas.shape[1]
     figure = sheet(max(width + 0.2, 4.2), height + 0.4, title=title)
     axes = panel(figure, (0.12, 0.05, width, height))
     axes.imshow(canvas, cmap="gray_r", interpolation="nearest", aspect="auto")
     axes.set_axis_off()
-    for example, (top, left) in zip(worst, corners, strict=True):
+    for example, (top, left) in zip(chosen, corners, strict=True):
+        is_right = predicted[example] == true[example]
         said = f"said {classes[predicted[example]]} ({probability[example]:.1%})"
         is_in_truth = f"is {classes[true[example]]}"
-        for row, text, colour in ((0.5, said, VERMILION), (0.06, is_in_truth, INK)):
+        for row, text, colour in (
+            (0.5, said, INK if is_right else VERMILION),
+            (0.06, is_in_truth, INK),
+        ):
             place = (left - 0.5, top - row * above)
             axes.text(*place, text, va="bottom", color=colour, fontsize=SMALL)
     return figure

@@ -51,7 +51,7 @@ def draw_judgement(
     dataset: Dataset,
     task: str,
 ) -> list[Path]:
-    """What was taken for what; for images the worst mistakes, for 2-D data the boundary.
+    """What was taken for what; of images some and the worst mistakes, of 2-D data the boundary.
 
     Of two classes, and of labels, also the ROC curve and how far probabilities can be believed. Of
     numbers, what was told against what is true, and the differences.
@@ -82,13 +82,14 @@ def draw_judgement(
         )
     if len(shape) > 1:
         images = as_float(x).reshape(-1, *shape)
-        drawn["worst_mistakes"] = figures.worst_mistakes(
-            np.moveaxis(images, 1, -1) if len(shape) == 3 else images,
-            true=y,
-            predicted=judgement.predicted,
-            probability=judgement.probability.max(1),
-            classes=classes,
-        )
+        for draw in (figures.sample_images, figures.worst_mistakes):
+            drawn[draw.__name__] = draw(
+                np.moveaxis(images, 1, -1) if len(shape) == 3 else images,
+                true=y,
+                predicted=judgement.predicted,
+                probability=judgement.probability.max(1),
+                classes=classes,
+            )
     elif shape == (2,):
         grid, probability = _probability_on_grid(network, x)
         drawn["decision_boundary"] = figures.decision_boundary(
