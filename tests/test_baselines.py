@@ -30,26 +30,57 @@ def test_a_size_that_the_data_do_not_allow_is_named():
         same_split(WINE, seed=0, val_size=0.25, train_size=1000)
 
 
-@pytest.mark.parametrize("peer", PEERS)
+every_peer = pytest.mark.parametrize(
+    ("task", "peer"), [(task, peer) for task, peers in PEERS.items() for peer in peers]
+)
+
+
+@pytest.mark.parametrize("peer", PEERS["classification"])
 def test_a_peer_learns_what_can_be_learned_and_nothing_else(peer):
     train, val = same_split(WINE, seed=0, val_size=0.3)
     done = fit(peer, train, val, seed=0)
-    assert done.accuracy >= 0.85  # the largest class has 40%
-    assert done.train_accuracy >= 0.99
+    assert done.score >= 0.85  # the largest class has 40%
+    assert done.train_score >= 0.99
     assert done.fit_s > 0
     shuffled = np.random.default_rng(0).permutation(train[1])
-    assert fit(peer, (train[0], shuffled), val, seed=0).accuracy < 0.65
+    assert fit(peer, (train[0], shuffled), val, seed=0).score < 0.65
 
 
-@pytest.mark.parametrize("peer", PEERS)
-def test_a_peer_repeats_itself(peer):
-    parts = same_split(WINE, seed=1, val_size=0.3)
-    one, same = (fit(peer, *parts, seed=1) for _ in range(2))
-    assert (one.train_accuracy, one.accuracy) == (same.train_accuracy, same.accuracy)
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("peer", PEERS["regression"])
+def test_a_peer_tells_numbers_of_any_size(peer, several):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 3)).astype(np.float32)
+    y = 5000 + 300 * x @ np.array([[1.0, 0.1], [2.0, 3.0], [0.5, -1.0]], np.float32)
+    y = y if several else y[:, 0]
+    train, val = (x[:200], y[:200]), (x[200:], y[200:])
+    done = fit(peer, train, val, seed=0, task="regression")
+    assert min(done.score, done.train_score) > 0.8
+    shuffled = (train[0], random.permutation(train[1]))
+    assert fit(peer, shuffled, val, seed=0, task="regression").score < 0.2
+
+
+def test_the_score_of_numbers_is_r2():
+    train, val = same_split(sets.tabular(table="diabetes", kind="numbers"), seed=0, val_size=0.3)
+    (xs, y), (x_val, y_val) = ((np.c_[x, np.ones(len(x))], y) for x, y in (train, val))
+    told = x_val @ np.linalg.lstsq(xs, y)[0]
+    r2 = 1 - ((y_val - told) ** 2).sum() / ((y_val - y_val.mean()) ** 2).sum()
+    found = fit("linear regression", train, val, seed=0, task="regression")
+    assert found.score == pytest.approx(r2, rel=1e-3)
+
+
+@every_peer
+def test_a_peer_repeats_itself(task, peer):
+    table = WINE if task == "classification" else sets.tabular(table="diabetes", kind="numbers")
+    parts = same_split(table, seed=1, val_size=0.3)
+    one, same = (fit(peer, *parts, seed=1, task=task) for _ in range(2))
+    assert (one.train_score, one.score) == (same.train_score, same.score)
 
 
 def test_an_unfinished_training_is_judged_without_a_warning(monkeypatch):
-    monkeypatch.setitem(PEERS, "hasty", lambda seed: LogisticRegression(max_iter=1))
+    monkeypatch.setitem(
+        PEERS["classification"], "hasty", lambda seed: LogisticRegression(max_iter=1)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert 0 < fit("hasty", *same_split(WINE, seed=0, val_size=0.3), seed=0).accuracy < 1
+        assert 0 < fit("hasty", *same_split(WINE, seed=0, val_size=0.3), seed=0).score < 1

@@ -1,4 +1,4 @@
-"""scikit-learn's classifiers on the split that a run trains and validates on."""
+"""scikit-learn's models on the split that a run trains and validates on."""
 
 import time
 import warnings
@@ -7,35 +7,56 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neural_network import MLPClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression
+from sklearn.multioutput import MultiOutputRegressor
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.preprocessing import StandardScaler
 
 from perceptrail.data.dataset import Dataset, Part
 from perceptrail.data.module import DataModule
 
-# Of a seed. All compute with as many threads as PyTorch: the forest is told so, the others follow
-# OMP_NUM_THREADS as it does.
-PEERS: Mapping[str, Callable[[int], Any]] = {
-    "logistic regression": lambda seed: LogisticRegression(max_iter=1000, random_state=seed),
-    "scikit-learn MLP": lambda seed: MLPClassifier(max_iter=500, random_state=seed),
-    "random forest": lambda seed: RandomForestClassifier(
-        n_jobs=torch.get_num_threads(), random_state=seed
-    ),
-    # Half the trees at twice the rate, and coarser bins: the defaults are slow on images
-    "boosted trees": lambda seed: HistGradientBoostingClassifier(
-        max_iter=50, learning_rate=0.2, max_bins=32, random_state=seed
-    ),
+# Half the trees at twice the rate, and coarser bins: the defaults are slow on images.
+_BOOSTED: Mapping[str, Any] = {"max_iter": 50, "learning_rate": 0.2, "max_bins": 32}
+
+# By task, of a seed. All compute with as many threads as PyTorch: the forest is told so, the others
+# follow OMP_NUM_THREADS as it does.
+PEERS: Mapping[str, Mapping[str, Callable[[int], Any]]] = {
+    "classification": {
+        "logistic regression": lambda seed: LogisticRegression(max_iter=1000, random_state=seed),
+        "scikit-learn MLP": lambda seed: MLPClassifier(max_iter=500, random_state=seed),
+        "random forest": lambda seed: RandomForestClassifier(
+            n_jobs=torch.get_num_threads(), random_state=seed
+        ),
+        "boosted trees": lambda seed: HistGradientBoostingClassifier(**_BOOSTED, random_state=seed),
+    },
+    "regression": {
+        "linear regression": lambda _: LinearRegression(),
+        # Of standardised targets, as ours: those of other sizes it does not learn.
+        "scikit-learn MLP": lambda seed: TransformedTargetRegressor(
+            MLPRegressor(max_iter=500, random_state=seed), transformer=StandardScaler()
+        ),
+        "random forest": lambda seed: RandomForestRegressor(
+            n_jobs=torch.get_num_threads(), random_state=seed
+        ),
+        "boosted trees": lambda seed: HistGradientBoostingRegressor(**_BOOSTED, random_state=seed),
+    },
 }
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a peer did: accuracies, and the seconds that its training took."""
+    """How a peer did: by what its task is known by, accuracy or R², and in how many seconds."""
 
-    train_accuracy: float
-    accuracy: float
+    train_score: float
+    score: float
     fit_s: float
 
 
@@ -52,9 +73,11 @@ def same_split(
     return (x.numpy(), y.numpy()), (x_val.numpy(), y_val.numpy())
 
 
-def fit(peer: str, train: Part, val: Part, *, seed: int) -> Fitted:
-    """Train one of the `PEERS` and judge it on both parts."""
-    model = PEERS[peer](seed)
+def fit(peer: str, train: Part, val: Part, *, seed: int, task: str = "classification") -> Fitted:
+    """Train one of a task's `PEERS` and judge it on both parts."""
+    model = PEERS[task][peer](seed)
+    if task == "regression" and train[1].ndim > 1:
+        model = MultiOutputRegressor(model)  # one for each number
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is judged where it has got to

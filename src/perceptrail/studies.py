@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from perceptrail.data.dataset import Dataset
     from perceptrail.model import MLP
+    from perceptrail.tasks import Task
 
 ROOT = Path(__file__).parents[2]
 SIZES = ROOT / "experiments" / "conf"
@@ -88,6 +89,13 @@ class Run:
         stored = OmegaConf.load(self.folder / ".hydra" / "config.yaml")
         assert isinstance(stored, DictConfig)
         return MLP.load(self.folder / runs.MODEL)[0], dataset(stored)
+
+    @property
+    def task(self) -> "Task":
+        """What it learned."""
+        from perceptrail import tasks  # imports PyTorch
+
+        return tasks.read(runs.read_json(self.folder / runs.MODEL / runs.ARCHITECTURE))
 
 
 @final
