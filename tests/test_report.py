@@ -9,7 +9,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from houses import houses
 from omegaconf import OmegaConf
+from running import run
 
 from perceptrail import charts, report, tables
 from perceptrail.course import COURSE
@@ -215,19 +217,21 @@ def test_digests_tell_the_published_bytes_from_others(tmp_path, results, mnist_d
 
 @pytest.mark.slow
 def test_the_leaderboard_is_ordered_by_validation_and_leaves_the_store_alone(tmp_path, results):
+    from mlflow.entities import Dataset, DatasetInput
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     client = MlflowClient(uri)
     for name, accuracy, ended in (("b", 0.9, True), ("a", 0.95, True), ("c", 0.99, False)):
-        run = client.create_run("0", run_name=f"run-{name}").info.run_id
-        params = {"data._target_": "sets.mnist", "optimizer._target_": "torch.optim.AdamW"}
+        run_id = client.create_run("0", run_name=f"run-{name}").info.run_id
+        client.log_inputs(run_id, [DatasetInput(Dataset("mnist", "0", "local", "{}"))])
+        params = {"optimizer._target_": "torch.optim.AdamW"}
         params |= {"model.hidden": "[64]", "model.activation": "relu", "optimizer.lr": "0.1"}
         for key, value in params.items():
-            client.log_param(run, key, value)
-        client.log_metric(run, "best/val/acc", accuracy)
+            client.log_param(run_id, key, value)
+        client.log_metric(run_id, "best/val/acc", accuracy)
         if ended:
-            client.set_terminated(run)
+            client.set_terminated(run_id)
     stored = (tmp_path / "mlflow.db").read_bytes()
     page = Page(write(tmp_path, tracking={"uri": uri}))
     best, second = (page.text.index(f"run-{n} [64] relu AdamW, 0.1 9") for n in "ab")
@@ -235,6 +239,50 @@ def test_the_leaderboard_is_ordered_by_validation_and_leaves_the_store_alone(tmp
     assert "95.00%" in page.text[best:second]
     assert "run-c" not in page.text  # it still goes on
     assert (tmp_path / "mlflow.db").read_bytes() == stored
+
+
+LEARNED = {
+    "houses, classification of cheap": ("data.target=cheap", "model.hidden=[8]"),
+    "houses, regression of price, rent": ("task=regression", "data.target=[price,rent]"),
+    "houses, regression of price": ("task=regression", "data.target=price", "optimizer.lr=1e-9"),
+    "houses, multilabel of cheap, large": ("task=multilabel", "data.target=[cheap,large]"),
+    "digits, classification": ("data=digits", "model=cnn"),
+    "digits, own": (
+        *("data=digits", "task=own", "task._target_=users_modules.Slashed"),
+        *("monitor.metric=val/acc", "monitor.mode=max"),
+    ),
+}
+
+
+@pytest.mark.slow
+def test_the_leaderboard_has_a_table_for_each_problem_by_its_own_measure(tmp_path, results):
+    houses(tmp_path)
+    table = ("data=table", "data.path=houses.csv", "data.features=[size,rooms]")
+    folders = {}
+    for problem, chosen in LEARNED.items():
+        known_by = "r2" if "regression" in problem else "acc"
+        folders[problem] = tmp_path / f"outputs/{known_by}/{len(folders)}"
+        given = chosen if "data=digits" in chosen else (*table, *chosen)
+        options = ("trainer.max_epochs=2", "figures=false", f"hydra.run.dir={folders[problem]}")
+        run("train.py", *given, *options, cwd=tmp_path)
+    for known_by in ("r2", "acc"):
+        run("evaluate.py", f"run=outputs/{known_by}", cwd=tmp_path)
+    shown = {k: json.loads((f / "metrics.json").read_text()) for k, f in folders.items()}
+    text = Page(write(tmp_path, tracking={"uri": f"sqlite:///{tmp_path}/mlflow.db"})).text
+    for problem, metrics in shown.items():
+        board = text[text.index(f" {problem} run network") :]
+        if "regression" in problem:
+            told = f"{metrics['best/val/r2']:.4f} {metrics['test/r2']:.4f}"
+            assert " validation R² test" in board
+        else:
+            told = f"{metrics['best/val/acc']:.2%} {metrics['test/acc']:.2%}"
+            assert " validation accuracy test" in board
+        assert told in board
+    assert shown["houses, regression of price"]["best/val/r2"] < 0
+    assert text.count("run network optimizer") == len(LEARNED)
+    assert "LeNet AdamW, " in text
+    assert "Slashed – " in text
+    assert " [8] relu AdamW, " in text
 
 
 def test_no_store_means_no_leaderboard_and_none_is_made(tmp_path, results):

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 class Lit(LightningModule):
     """A classifier as tutorials write it: names with underscores, a scheduler, hyperparameters."""
 
+    between = "_"
+
     def __init__(self, inputs: int, outputs: int, width: int = 16, lr: float = 0.01) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -24,8 +26,8 @@ class Lit(LightningModule):
         x, y = batch
         logits = self(x)
         loss = F.cross_entropy(logits, y)
-        self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True)
-        self.log(f"{stage}_acc", (logits.argmax(1) == y).float().mean(), on_epoch=True)
+        self.log(f"{stage}{self.between}loss", loss, on_step=False, on_epoch=True)
+        self.log(f"{stage}{self.between}acc", (logits.argmax(1) == y).float().mean(), on_epoch=True)
         return loss
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
@@ -40,6 +42,12 @@ class Lit(LightningModule):
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.hparams.lr)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9)]
+
+
+class Slashed(Lit):
+    """It names what it logs as perceptrail does."""
+
+    between = "/"
 
 
 class Autoencoder(LightningModule):

@@ -23,13 +23,14 @@ from omegaconf import DictConfig
 
 from perceptrail.course import COURSE, Section
 from perceptrail.data.idx import FILES, md5
+from perceptrail.measures import KINDS, measure
 from perceptrail.runs import read_json, shown
 from perceptrail.tables import Table, of_metrics
 
 ROOT = Path(__file__).parents[2]
 MARKS = {"holds": "✓", "holds with a limit": "◐", "does not hold here": "✗"}
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "scikit-learn", "hydra-core", "optuna", "mlflow")
-BEST = "best/val/acc"
+KNOWN_BY = tuple(dict.fromkeys(kind.measures[0] for kind in KINDS.values()))
 RUNS_SHOWN = 5  # of each data set
 DOTS = 140  # pixels of a picture to an inch; a screen has 96
 
@@ -123,9 +124,10 @@ def _default_run(folder: Path) -> dict[str, Any] | None:
     }
     pictures = [_picture(folder / f, caption=c) for f, c in drawn.items() if (folder / f).is_file()]
     metrics = read_json(folder / "metrics.json")
+    known_by = next(name for name in KNOWN_BY if f"test/{name}" in metrics)
     rows = [
-        ["test accuracy", f"{metrics['test/acc']:.2%}"],
-        ["validation accuracy", f"{metrics[BEST]:.2%}"],
+        [f"test {measure(known_by).words}", _value(metrics, f"test/{known_by}")],
+        [f"validation {measure(known_by).words}", _value(metrics, f"best/val/{known_by}")],
         ["epochs", f"{metrics['epoch']}"],
         ["training", f"{metrics['time/fit_s']:.1f} s"],
     ]
@@ -133,34 +135,54 @@ def _default_run(folder: Path) -> dict[str, Any] | None:
 
 
 def _leaderboard(uri: str | None) -> list[tuple[str, Table]]:
-    """The best runs of each data set by validation accuracy; the test is not there to choose by."""
+    """The best runs of each data set by what its task is known by, on the validation data.
+
+    The test is not there to choose by.
+    """
     if uri is None or (uri.startswith("sqlite:///") and not Path(uri[10:]).is_file()):
         return []
     from perceptrail import tracking
 
-    def of_set(run: Mapping[str, Any]) -> str:
-        return str(run["params"]["data._target_"].rpartition(".")[2])
+    boards = []
+    for name in KNOWN_BY:
+        heads = ["run", "network", "optimizer", f"validation {measure(name).words}", "test"]
+        ranked = sorted(tracking.best_runs(uri, metric=f"best/val/{name}"), key=_problem)
+        for problem, runs in groupby(ranked, _problem):
+            rows = [_standing(run, name) for run in list(runs)[:RUNS_SHOWN]]
+            boards.append((problem, Table([*heads, "training", "begun"], rows)))
+    return sorted(boards, key=lambda board: board[0])
 
-    heads = ["run", "network", "optimizer", "validation", "test", "training", "begun"]
-    ranked = sorted(tracking.best_runs(uri, metric=BEST), key=of_set)
-    return [
-        (name, Table(heads, [_standing(run) for run in list(runs)[:RUNS_SHOWN]]))
-        for name, runs in groupby(ranked, of_set)
-    ]
+
+def _problem(run: Mapping[str, Any]) -> str:
+    """What a run learned: the data set, the task and, of a table, the columns told."""
+    params = run["params"]
+    target = params.get("data.target", "").strip("[]").replace("'", "")
+    task = params.get("task.name", "classification")  # as all were before there were tasks
+    return f"{run['data']}, {task}" + (f" of {target}" if target else "")
 
 
-def _standing(run: Mapping[str, Any]) -> list[str]:
+def _standing(run: Mapping[str, Any], known_by: str) -> list[str]:
     params, metrics = run["params"], run["metrics"]
-    optimizer = params["optimizer._target_"].rpartition(".")[2]
+    own = params.get("task._target_") or params.get("model._target_")
+    optimizer = params.get("optimizer._target_")  # which a LightningModule of one's own makes
     return [
         run["name"],
-        f"{params['model.hidden']} {params['model.activation']}",
-        f"{optimizer}, {params['optimizer.lr']}",
-        f"{metrics[BEST]:.2%}",
-        f"{metrics['test/acc']:.2%}" if "test/acc" in metrics else "–",
+        _last(own) if own else f"{params['model.hidden']} {params['model.activation']}",
+        f"{_last(optimizer)}, {params['optimizer.lr']}" if optimizer else "–",
+        _value(metrics, f"best/val/{known_by}"),
+        _value(metrics, f"test/{known_by}"),
         f"{metrics['time/fit_s']:,.1f} s" if "time/fit_s" in metrics else "–",
         run["begun"],
     ]
+
+
+def _last(target: str) -> str:
+    return target.rpartition(".")[2]
+
+
+def _value(metrics: Mapping[str, float], name: str) -> str:
+    """A metric as its measure is written."""
+    return f"{metrics[name]:{measure(name).form}}" if name in metrics else "–"
 
 
 def _benchmark(path: Path) -> dict[str, Any]:

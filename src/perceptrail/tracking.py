@@ -634,14 +634,14 @@ def _save_model(folder: str, path: str, *, signature: ModelSignature, code: Sequ
 def best_runs(uri: str, *, metric: str) -> list[dict[str, Any]]:
     """The finished runs of all experiments that have `metric`, the highest first; changes nothing.
 
-    Each is a dict of name, params, metrics and the day on which it was begun. Raises `UserError`
-    when the store cannot be read.
+    Each is a dict of name, params, metrics, the name of its data set and the day on which it was
+    begun. Raises `UserError` when the store cannot be read.
     """
     try:
         client = MlflowClient(uri)
         found = client.search_runs(
             [experiment.experiment_id for experiment in client.search_experiments()],
-            f"attributes.status = 'FINISHED' and metrics.`{metric}` >= 0",
+            f"attributes.status = 'FINISHED' and metrics.`{metric}` > -1e300",
             order_by=[f"metrics.`{metric}` DESC"],
         )
     except MlflowException as error:
@@ -651,6 +651,9 @@ def best_runs(uri: str, *, metric: str) -> list[dict[str, Any]]:
             "name": run.info.run_name,
             "params": run.data.params,
             "metrics": run.data.metrics,
+            "data": ", ".join(
+                use.dataset.name for use in (run.inputs.dataset_inputs if run.inputs else ())
+            ),
             "begun": time.strftime("%Y-%m-%d", time.gmtime(run.info.start_time / 1000)),
         }
         for run in found
