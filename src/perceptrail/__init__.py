@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from perceptrail.lean import Lean
 
@@ -12,3 +13,16 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 sys.meta_path.insert(0, Lean())
+
+if TYPE_CHECKING:
+    from perceptrail.interactive import Run, evaluate, load, train
+
+__all__ = ["Run", "evaluate", "load", "train"]
+
+
+def __getattr__(name: str) -> Any:  # PyTorch and all are imported when they are wanted
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from perceptrail import interactive
+
+    return getattr(interactive, name)

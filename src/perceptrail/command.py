@@ -24,6 +24,7 @@ from perceptrail.invocation import CONF, typed
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRAINING = ("torch", "pytorch_lightning", "mlflow")  # what a search alone does without
+INTERRUPTED = 130  # the shell's number for Ctrl-C
 TWO_FLAGS = "Only one of --"  # how Hydra begins to say that its flags exclude each other
 
 
@@ -70,14 +71,24 @@ def _help(name: str, *, usage: str) -> str:
 
 
 @contextmanager
+def _hydra_raising() -> Iterator[None]:
+    """Have Hydra raise where it would print and exit."""
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[FULL_ERROR]
+
+
+@contextmanager
 def errors_for_people(name: str = "train") -> Iterator[None]:
     """End the command with one message; HYDRA_FULL_ERROR=1 shows where it comes from."""
     if os.environ.get(FULL_ERROR) == "1":
         yield
         return
-    os.environ[FULL_ERROR] = "1"  # Hydra then raises, where it would print and exit
     try:
-        yield
+        with _hydra_raising():
+            yield
     except MissingConfigException as error:
         sys.exit(_missing_option(error))
     except OverrideParseException as error:
@@ -95,7 +106,7 @@ def errors_for_people(name: str = "train") -> Iterator[None]:
             raise
         sys.exit(f"{error.name} is not installed: pip install 'perceptrail[train]'")
     except KeyboardInterrupt:
-        sys.exit(130)  # the shell's number for it
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import psutil
 import torch
@@ -38,6 +38,8 @@ class Clock:
     Moments are as `time.time` has them.
     """
 
+    called: ClassVar[float | None] = None  # the moment, if it was not as a command
+
     start: float
     start_of_fit: float = 0.0
     end_of_fit: float = 0.0
@@ -46,7 +48,7 @@ class Clock:
     def of_job(cls) -> "Clock":
         """A clock for the Hydra job that is running."""
         single = HydraConfig.get().mode == RunMode.RUN
-        return cls(psutil.Process().create_time() if single else time.time())
+        return cls(cls.called or psutil.Process().create_time() if single else time.time())
 
     def start_fit(self) -> None:
         """The training begins."""
