@@ -266,6 +266,9 @@ def imports():
     graph = grimp.build_graph("perceptrail", cache_dir=None)
     for name in WITHOUT_EFFECT:
         graph.remove_module(f"perceptrail.{name}")
+    graph.remove_module(
+        "perceptrail.interactive"
+    )  # which the package offers, and studies do not take
     return graph
 
 
