@@ -4,7 +4,7 @@ PYTHON := $(VENV)/bin/python
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train evaluate repro test lint bench ui dashboard pins clean
+.PHONY: help setup train evaluate repro test lint bench ui docs dashboard pins clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ repro: $(VENV)/.repro  ## Replay everything that has changed, from the data to t
 
 ui: $(VENV)/.run  ## Look at the runs in MLflow's pages
 	$(VENV)/bin/mlflow ui --backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
+
+docs: $(VENV)/.dev  ## Build the documentation: docs/_build/index.html
+	$(VENV)/bin/sphinx-build -W -q -b html docs docs/_build $(ARGS)
+	@echo docs/_build/index.html
 
 STUDY ?= searches/xor/study.journal
 dashboard: $(VENV)/.dev  ## Look at a search: make dashboard STUDY=searches/NAME/study.journal

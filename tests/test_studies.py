@@ -23,7 +23,7 @@ WITHOUT_EFFECT = {
     *("command", "config", "errors", "invocation", "passwords", "processes", "provenance"),
     *("recorder", "runs", "tracking"),
     # For other runs than those of a study.
-    *("gallery", "search", "search.pruning", "search.running", "search.storage"),
+    *("gallery", "interactive", "search", "search.pruning", "search.running", "search.storage"),
 }
 
 

@@ -285,7 +285,7 @@ class Regression(Task):
         return self._value(error).mean((1, 2)), self._slope(error) / error[0].numel()
 
     def counts(self, outputs: Tensor, y: Tensor) -> list[Tensor]:
-        """Sums of |error|, error², target and target², of each number in standard deviations."""
+        """Sums of `|error|`, error², target and target², of each number in standard deviations."""
         target = self._standardised(outputs, y).double()
         error = outputs - target
         kept = (error.abs(), error.square(), target, target.square())

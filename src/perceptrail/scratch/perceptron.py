@@ -39,7 +39,7 @@ class Perceptron:
         """Learn labels y [n] of 0 and 1, row by row, until a whole epoch has no mistake.
 
         A mistake, y - ŷ = ±1, turns the line towards the example: w ← w + η(y - ŷ)x and
-        b ← b + η(y - ŷ). Where a line parts the classes with margin γ and |(x, 1)| ≤ R, it makes
+        b ← b + η(y - ŷ). Where a line parts the classes with margin γ and `|(x, 1)|` ≤ R, it makes
         at most (R/γ)² mistakes (Novikoff 1962); where none does, it never ends.
         """
         history: list[Epoch] = []

@@ -1,0 +1,162 @@
+"""The pages that are made of the sources: every key, the interface, the picture of the floors."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from perceptrail.config import RULES, Rule
+from perceptrail.invocation import CONF
+
+ROOT = Path(__file__).parents[1]
+GROUPS = {
+    "": "The commands",
+    "data": "Data",
+    "task": "Tasks",
+    "model": "Models",
+    "optimizer": "Optimizers",
+    "schedule": "Schedules of the learning rate",
+    "dropout": "Schedules of dropout",
+    "callbacks": "Callbacks",
+    "trainer": "Trainer",
+    "tracking": "Tracking",
+    "logger": "Loggers",
+    "experiment": "Presets",
+    "hparams_search": "Searches",
+}
+INTERFACE = (
+    *("interactive", "network", "model", "convolutional", "tasks", "losses", "measures"),
+    *("activations", "schedules", "classifier", "callbacks", "trainer", "prediction", "runs"),
+    *("data.dataset", "data.module", "data.stream", "data.sets", "data.synthetic", "data.table"),
+    *("data.arrays", "data.images", "data.augment", "scratch.perceptron", "scratch.network"),
+    *("scratch.losses", "scratch.optimizers", "search.trial", "search.settings", "figures"),
+)
+_KEY = re.compile(r"^( *)([\w./-]+):(?: +([^#]*?))?(?: *# ?(.*))?$")
+
+
+class Key(NamedTuple):
+    """A key of a YAML file: its path, its default, and what its comment says."""
+
+    path: str
+    default: str
+    comment: str
+
+
+def write(folder: Path) -> None:
+    """Write the pages, those alone that have changed."""
+    pages = {"configuration.md": configuration(), "api.md": api(), "floors.svg": floors()}
+    folder.mkdir(exist_ok=True)
+    for name, text in pages.items():
+        page = folder / name
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
+
+
+def configuration() -> str:
+    """A section for each group, with a table for each of its files."""
+    parts = [
+        "# Every key",
+        "Made of the YAML files under `src/perceptrail/conf` and of the rules that values are "
+        "checked by. An option of a group is chosen by `group=option`.",
+    ]
+    for group, title in GROUPS.items():
+        parts.append(f"## {title}")
+        for file in sorted((CONF / group).glob("*.yaml")):
+            name = f"{group}={file.stem}" if group else file.stem
+            parts.append(f"### {name}")
+            about, found = keys(file.read_text(), prefix=group)
+            parts += [about] if about else []
+            rows = [
+                f"| `{key.path}` | {_code(key.default)} | {_cell(key.comment)} | "
+                f"{_cell(allowed(key.path))} |"
+                for key in found
+            ]
+            if rows:
+                parts.append(
+                    "\n".join(["| key | default | | must be |", "|---|---|---|---|", *rows])
+                )
+    return "\n\n".join(parts) + "\n"
+
+
+def keys(text: str, *, prefix: str) -> tuple[str, list[Key]]:
+    """What a YAML file says of itself, and its keys with their comments."""
+    lines = text.splitlines()
+    head = [line.lstrip("# ") for line in lines if line.startswith("#")]
+    about = " ".join(line for line in head if not line.startswith("@package"))
+    prefix = "" if "# @package _global_" in lines else prefix
+    found: list[Key] = []
+    open_keys: list[tuple[int, str]] = []
+    for line in _with_whole_comments(lines):
+        match = _KEY.match(line)
+        if match is None:
+            continue
+        indent, name, value, comment = match.groups()
+        while open_keys and open_keys[-1][0] >= len(indent):
+            open_keys.pop()
+        path = ".".join(filter(None, [prefix, *(key for _, key in open_keys), name]))
+        open_keys.append((len(indent), name))
+        if name != "defaults" and (value or comment) and not path.startswith("hydra.job_logging"):
+            found.append(Key(path, (value or "").strip(), comment or ""))
+    return about, found
+
+
+def _with_whole_comments(lines: list[str]) -> Iterator[str]:
+    """Lines, with the further lines of a comment brought to its first."""
+    kept = ""
+    for line in lines:
+        if line.lstrip().startswith("#") and kept:
+            kept += " " + line.lstrip("# ") if "#" in kept else f"  # {line.lstrip('# ')}"
+        elif not line.startswith("#"):
+            yield kept
+            kept = line
+    yield kept
+
+
+def allowed(path: str) -> str:
+    """What a value must be, by its rule."""
+    rule = RULES.get(path)
+    if rule is None:
+        return ""
+    return rule.allowed if isinstance(rule, Rule) else rule().allowed
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('|', chr(92) + '|')}`" if text else ""
+
+
+def _cell(text: str) -> str:
+    """A table's cell; what Markdown or HTML would take for its own is escaped."""
+    return escape(re.sub(r"([|*_\[\]$`])", r"\\\1", text), quote=False)
+
+
+def api() -> str:
+    """A section for each module that is of use to others."""
+    sections = [
+        f"## perceptrail.{name}\n\n```{{eval-rst}}\n.. automodule:: perceptrail.{name}\n```"
+        for name in INTERFACE
+    ]
+    return "\n\n".join(["# The interface", *sections]) + "\n"
+
+
+def floors() -> str:
+    """A picture of the layers that import-linter checks: what is above imports what is below."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers: list[str] = contract["contracts"][0]["layers"]
+    width, height, gap = 900, 34, 6
+    shapes = []
+    for row, layer in enumerate(layers):
+        y = row * (height + gap) + gap
+        share = round(255 - 75 * row / len(layers))
+        shapes.append(
+            f'<rect x="6" y="{y}" width="{width - 12}" height="{height}" rx="6" '
+            f'fill="rgb({share - 40},{share - 12},{share})" stroke="#456"/>'
+            f'<text x="{width / 2}" y="{y + 22}" text-anchor="middle">'
+            f"{escape(layer.replace(' | ', '   '))}</text>"
+        )
+    whole = len(layers) * (height + gap) + gap
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {whole}" '
+        f'font-family="monospace" font-size="12" fill="#123">{"".join(shapes)}</svg>\n'
+    )
