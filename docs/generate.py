@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from perceptrail.config import RULES, Rule
+from perceptrail.config import OF_MLP, RULES, Rule
 from perceptrail.invocation import CONF
 
 ROOT = Path(__file__).parents[1]
@@ -67,16 +67,13 @@ def configuration() -> str:
             name = f"{group}={file.stem}" if group else file.stem
             parts.append(f"### {name}")
             about, found = keys(file.read_text(), prefix=group)
+            own = any(key.path == "model._target_" for key in found)
             parts += [about] if about else []
             rows = [
-                f"| `{key.path}` | {_code(key.default)} | {_cell(key.comment)} | "
-                f"{_cell(allowed(key.path))} |"
-                for key in found
+                f"| `{k.path}` | {_code(k.default)} | {_cell(said(k, own=own))} |" for k in found
             ]
             if rows:
-                parts.append(
-                    "\n".join(["| key | default | | must be |", "|---|---|---|---|", *rows])
-                )
+                parts.append("\n".join(["| key | default | what it is |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -97,7 +94,7 @@ def keys(text: str, *, prefix: str) -> tuple[str, list[Key]]:
             open_keys.pop()
         path = ".".join(filter(None, [prefix, *(key for _, key in open_keys), name]))
         open_keys.append((len(indent), name))
-        if name != "defaults" and (value or comment) and not path.startswith("hydra.job_logging"):
+        if name != "defaults" and (value or comment) and not path.startswith("hydra."):
             found.append(Key(path, (value or "").strip(), comment or ""))
     return about, found
 
@@ -114,12 +111,18 @@ def _with_whole_comments(lines: list[str]) -> Iterator[str]:
     yield kept
 
 
-def allowed(path: str) -> str:
-    """What a value must be, by its rule."""
+def allowed(path: str, *, own: bool) -> str:
+    """What a value must be, by its rule; of a module of one's `own` it may mean something else."""
     rule = RULES.get(path)
-    if rule is None:
+    if rule is None or (own and path in OF_MLP):
         return ""
     return rule.allowed if isinstance(rule, Rule) else rule().allowed
+
+
+def said(key: Key, *, own: bool) -> str:
+    """A key's comment, and what its value must be."""
+    rule = allowed(key.path, own=own)
+    return f"{key.comment}{' — ' if key.comment else ''}must be {rule}" if rule else key.comment
 
 
 def _code(text: str) -> str:
@@ -128,7 +131,7 @@ def _code(text: str) -> str:
 
 def _cell(text: str) -> str:
     """A table's cell; what Markdown or HTML would take for its own is escaped."""
-    return escape(re.sub(r"([|*_\[\]$`])", r"\\\1", text), quote=False)
+    return escape(re.sub(r"([|*_\[\]$])", r"\\\1", text), quote=False)
 
 
 def api() -> str:
@@ -153,7 +156,7 @@ def floors() -> str:
             f'<rect x="6" y="{y}" width="{width - 12}" height="{height}" rx="6" '
             f'fill="rgb({share - 40},{share - 12},{share})" stroke="#456"/>'
             f'<text x="{width / 2}" y="{y + 22}" text-anchor="middle">'
-            f"{escape(layer.replace(' | ', '   '))}</text>"
+            f"{escape(layer.replace(' | ', ' · '))}</text>"
         )
     whole = len(layers) * (height + gap) + gap
     return (

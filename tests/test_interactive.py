@@ -122,6 +122,15 @@ def test_an_interrupted_training_goes_on(here):
     assert resumed.metrics["val/loss"] == whole.metrics["val/loss"]
 
 
+@pytest.mark.slow
+def test_a_fresh_process_loads_the_best_of_the_store(here):
+    run("train.py", *typed(QUICK | {"tracking": "mlflow", "data": "xor"}), cwd=here)
+    code = "from perceptrail import load; print('run_id', load('best').run_id)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    made = perceptrail.load("latest", "tracking=none")
+    assert f"run_id {made.run_id}" in told.stdout
+
+
 def test_the_package_alone_is_light():
     code = "import perceptrail, sys; assert not {'torch', 'hydra', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

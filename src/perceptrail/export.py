@@ -18,10 +18,10 @@ from perceptrail.linear import Linear
 from perceptrail.losses import probabilities
 from perceptrail.network import Network, load
 from perceptrail.passwords import unmasked
-from perceptrail.tasks import Classification, Multilabel, Task
+from perceptrail.tasks import Classification, Multilabel, Regression, Task
 
 ROWS = (1, 2, 33)  # the sizes of the batches that are compared
-TOLERANCE = 1e-4  # of a difference, in proportion to the largest output, or to 1
+TOLERANCE = 1e-4  # of a difference: of probabilities, or in the targets' standard deviations
 FACTS = "perceptrail.json"  # the name of the facts in a file
 
 
@@ -60,6 +60,11 @@ class Format(ABC):
         """What the file says of batches."""
 
 
+def _exported(module: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    sizes = {"input": {0: torch.export.Dim("batch")}}  # any
+    return torch.export.export(module, (x,), dynamic_shapes=sizes)
+
+
 @final
 class Onnx(Format):
     """ONNX, as onnxruntime and many others run it: `input` [batch, values], `output`."""
@@ -68,18 +73,11 @@ class Onnx(Format):
 
     def write(self, module: nn.Module, x: Tensor, path: Path, facts: Mapping[str, str]) -> None:
         """By PyTorch's exporter; the facts are the model's metadata."""
-        program = torch.onnx.export(
-            module,
-            (x,),
-            input_names=["input"],
-            output_names=["output"],
-            dynamic_shapes={"input": {0: torch.export.Dim("batch")}},
-            dynamo=True,
-            verbose=False,
+        program: Any = torch.onnx.export(
+            _exported(module, x), input_names=["input"], output_names=["output"], verbose=False
         )
-        assert program is not None
         program.model.metadata_props.update(facts)
-        program.save(path)
+        program.save(path, external_data=False)
 
     def answer(self, path: Path, batches: list[Tensor]) -> list[Tensor]:
         """By onnxruntime."""
@@ -115,9 +113,7 @@ class TorchExport(Format):
 
     def write(self, module: nn.Module, x: Tensor, path: Path, facts: Mapping[str, str]) -> None:
         """By `torch.export`; the facts are an extra file."""
-        sizes = {"input": {0: torch.export.Dim("batch")}}
-        program = torch.export.export(module, (x,), dynamic_shapes=sizes)
-        torch.export.save(program, path, extra_files={FACTS: json.dumps(facts)})
+        torch.export.save(_exported(module, x), path, extra_files={FACTS: json.dumps(facts)})
 
     def answer(self, path: Path, batches: list[Tensor]) -> list[Tensor]:
         """By what was read back."""
@@ -185,7 +181,8 @@ def _write(
     except Exception as error:
         line = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         raise UserError(f"{key}: the network cannot be written so ({line})") from error
-    difference = max(float((a - b).abs().max()) for a, b in zip(told, expected, strict=True))
-    if not difference <= TOLERANCE * max(1.0, *(float(y.abs().max()) for y in expected)):
+    unit = module.task.std if isinstance(module.task, Regression) else torch.ones(())
+    difference = float((torch.cat(told) - torch.cat(expected)).div(unit).abs().max())
+    if not difference <= TOLERANCE:
         raise UserError(f"{key}: the file answers otherwise than the network, by {difference:.1e}")
     return difference

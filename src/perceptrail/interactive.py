@@ -1,7 +1,9 @@
 """Runs from Python and notebooks: `train`, `evaluate` and `load`, as the commands do it."""
 
 import logging
+import signal
 import sys
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -15,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from omegaconf import DictConfig, OmegaConf
 
 from perceptrail import command, evaluation, runs
 from perceptrail.commands.train import main
 from perceptrail.conclusion import HISTORY, Clock
+from perceptrail.data.dataset import as_float
 from perceptrail.errors import UserError
 from perceptrail.invocation import CONF
 from perceptrail.network import Network
@@ -79,10 +84,11 @@ class Run:
 
     def predict(self, x: Any) -> "pd.DataFrame":
         """What the network makes of inputs: a data frame of the columns that it was trained on, or
-        an array [n, ...] of examples in the data's shape, or in rows. One row an input.
+        an array [n, ...] of examples in the data's shape, or in rows; bytes stand for n / 255.
+        One row an input.
         """
         if not hasattr(x, "columns"):
-            x = np.asarray(x)
+            x = as_float(np.asarray(x))
             x = x.reshape(len(x), -1)
         return Predictor(self.run_dir / runs.MODEL).predict(x)
 
@@ -149,7 +155,10 @@ def _located(run: "Run | str | Path", overrides: tuple[str, ...]) -> Path:
 
 
 def _named(run: "str | Path", overrides: tuple[str, ...]) -> DictConfig:
-    return compose("evaluate", [*overrides, f"run='{run}'"])
+    quoted = str(run).replace("'", "\\'")
+    cfg = compose("evaluate", [*overrides, f"run='{quoted}'"], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)  # which tracking.uri refers to
+    return cfg
 
 
 def _typed(value: Any) -> str:
@@ -171,6 +180,7 @@ def _as_command(name: str) -> Iterator[None]:
     """
     root, here = logging.getLogger(), str(Path.cwd())
     handlers, level = root.handlers[:], root.level
+    ctrl_c, state = signal.getsignal(signal.SIGINT), Singleton.get_state()
     if not {"", here} & set(sys.path):
         sys.path.insert(0, here)
     GlobalHydra.instance().clear()
@@ -190,3 +200,7 @@ def _as_command(name: str) -> Iterator[None]:
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers, root.level = handlers, level
+        Singleton.set_state(state)
+        Clock.called = None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, ctrl_c)  # Lightning leaves it ignored

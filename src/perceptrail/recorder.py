@@ -54,6 +54,9 @@ class Recorder:
             error, value = self._line.recv()
         except EOFError:
             raise UserError("tracking: the process that records has died") from None
+        except KeyboardInterrupt:
+            self._line.recv()  # or the next call would take it for its own
+            raise
         if error is not None:
             raise UserError(error)
         return value
