@@ -1,5 +1,6 @@
 """The pages that are made of the sources: every key, the interface, the picture of the floors."""
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -45,13 +46,15 @@ class Key(NamedTuple):
 
 
 def write(folder: Path) -> None:
-    """Write the pages, those alone that have changed."""
+    """Write the pages, those alone that have changed, each in one step: two builds may run."""
     pages = {"configuration.md": configuration(), "api.md": api(), "floors.svg": floors()}
     folder.mkdir(exist_ok=True)
     for name, text in pages.items():
         page = folder / name
         if not page.exists() or page.read_text() != text:
-            page.write_text(text)
+            draft = page.with_suffix(f".{os.getpid()}.tmp")
+            draft.write_text(text)
+            draft.replace(page)
 
 
 def configuration() -> str:

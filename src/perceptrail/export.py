@@ -132,7 +132,7 @@ def export(cfg: DictConfig) -> Path:
     """Write the network of the run `cfg.run` in `cfg.format`, once it answers as the network does.
 
     The file is `cfg.output`, else one in the run's directory, and is logged to the run. Raises
-    `UserError` if there is no such run, or its network cannot be written so; nothing is left then.
+    `UserError` if there is no such run, or its network cannot be written so; no file is left then.
     """
     config.validate(cfg)
     folder, form = locate(cfg), FORMATS[cfg.format]
