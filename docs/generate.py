@@ -3,13 +3,15 @@
 import os
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
 from perceptrail.config import OF_MLP, RULES, Rule
 from perceptrail.invocation import CONF
+from perceptrail.search import settings
+from perceptrail.search.options import PRUNERS, REPLACED, SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {
@@ -34,6 +36,10 @@ INTERFACE = (
     *("data.arrays", "data.images", "data.augment", "scratch.perceptron", "scratch.network"),
     *("scratch.losses", "scratch.optimizers", "search.trial", "search.settings", "figures"),
 )
+HYDRAS = {  # keys that mean the same wherever they stand
+    "_target_": "the class or function that is called",
+    "_partial_": "true: it is called later, with what is then known",
+}
 _KEY = re.compile(r"^( *)([\w./-]+):(?: +([^#]*?))?(?: *# ?(.*))?$")
 
 
@@ -64,20 +70,63 @@ def configuration() -> str:
         "Made of the YAML files under `src/perceptrail/conf` and of the rules that values are "
         "checked by. An option of a group is chosen by `group=option`.",
     ]
+    files = {g: sorted((CONF / g).glob("*.yaml")) for g in GROUPS}
+    pages = {file: keys(file.read_text(), prefix=g) for g in GROUPS for file in files[g]}
+    # A key is described once, and meant so in every option that has it.
+    described: dict[str, str] = {}
+    for _, found in pages.values():
+        for key in found:
+            if key.comment:
+                described.setdefault(key.path, key.comment)
     for group, title in GROUPS.items():
         parts.append(f"## {title}")
-        for file in sorted((CONF / group).glob("*.yaml")):
+        for file in files[group]:
             name = f"{group}={file.stem}" if group else file.stem
             parts.append(f"### {name}")
-            about, found = keys(file.read_text(), prefix=group)
+            about, found = pages[file]
             own = any(key.path == "model._target_" for key in found)
             parts += [about] if about else []
-            rows = [
-                f"| `{k.path}` | {_code(k.default)} | {_cell(said(k, own=own))} |" for k in found
-            ]
-            if rows:
-                parts.append("\n".join(["| key | default | what it is |", "|---|---|---|", *rows]))
-    return "\n\n".join(parts) + "\n"
+            rows = [(k.path, k.default, said(k, described, own=own)) for k in found]
+            parts += [_table(rows)] if rows else []
+        if group == "trainer":
+            parts.append("Every other argument of Lightning's Trainer: [the table](../trainer.md).")
+    return "\n\n".join([*parts, *_sweeper()]) + "\n"
+
+
+def _table(rows: list[tuple[str, str, str]]) -> str:
+    cells = [f"| `{path}` | {_code(value)} | {_cell(text)} |" for path, value, text in rows]
+    return "\n".join(["| key | default | what it is |", "|---|---|---|", *cells])
+
+
+def _sweeper() -> list[str]:
+    """What a search is told, by the comments of its settings; its samplers and pruners."""
+    fields = Path(settings.__file__).read_text().partition("class Settings:")[2]
+    fields = fields.partition("    def ")[0]
+    rows: list[tuple[str, str, str]] = []
+    comment = ""
+    for line in fields.splitlines():
+        if line.startswith("    # "):
+            comment += " " + line.removeprefix("    # ")
+        elif (match := re.match(r"    ([a-z]\w*): .*? = (.*)", line)) and match[1] != "defaults":
+            value = re.sub(r"field\(default_factory=(list|dict|lambda: (.*))\)", r"\2", match[2])
+            empty = {"list": "[]", "dict": "{}"}.get(match[2].partition("=")[2].rstrip(")"), value)
+            default = {"None": "null", "MISSING": ""}.get(empty, empty.strip('"'))
+            rows.append((f"hydra.sweeper.{match[1]}", default, comment.strip()))
+            comment = ""
+    parts = [
+        "## What a search is told",
+        "With `hydra/sweeper=optuna`, as every `hparams_search` has it.",
+        _table(rows),
+    ]
+    for kind, options in {"sampler": SAMPLERS, "pruner": PRUNERS}.items():
+        lines = [f"| `hydra/sweeper/{kind}` | arguments |", "|---|---|"]
+        for name, node in options.items():
+            if node["_target_"] in REPLACED:
+                continue
+            given = ", ".join(f"`{key}`" for key in node if key != "_target_")
+            lines.append(f"| `{name}` | {given} |")
+        parts.append("\n".join(lines))
+    return parts
 
 
 def keys(text: str, *, prefix: str) -> tuple[str, list[Key]]:
@@ -122,10 +171,12 @@ def allowed(path: str, *, own: bool) -> str:
     return rule.allowed if isinstance(rule, Rule) else rule().allowed
 
 
-def said(key: Key, *, own: bool) -> str:
-    """A key's comment, and what its value must be."""
+def said(key: Key, described: Mapping[str, str], *, own: bool) -> str:
+    """What a key is, by its comment or that of the same key elsewhere, and what it must be."""
+    last = key.path.rpartition(".")[2]
+    comment = key.comment or HYDRAS.get(last) or described.get(key.path, "")
     rule = allowed(key.path, own=own)
-    return f"{key.comment}{' — ' if key.comment else ''}must be {rule}" if rule else key.comment
+    return f"{comment}{' — ' if comment else ''}must be {rule}" if rule else comment
 
 
 def _code(text: str) -> str:

@@ -1,5 +1,6 @@
 """The documentation is built without a warning, is complete, and loads nothing from elsewhere."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import yaml
 
 from perceptrail.config import RULES
 from perceptrail.invocation import CONF
+from perceptrail.search.options import PRUNERS, SAMPLERS
+from perceptrail.search.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -73,6 +76,15 @@ def test_every_key_is_there_with_what_it_may_be(site):
     assert len(keys) > 50
     for key in keys:
         assert key in text, key
+    for field in dataclasses.fields(Settings):
+        if field.name[0] != "_" and field.name != "defaults":
+            assert f"hydra.sweeper.{field.name}" in text, field
+    for name in (*SAMPLERS.keys() - {"motpe"}, *PRUNERS):
+        assert name in text, name
+    page = (ROOT / "docs/generated/configuration.md").read_text()
+    rows = re.findall(r"^\| `(\S+)` \| .*? \| (.*) \|$", page, re.M)
+    assert len(rows) > 250
+    assert [key for key, told in rows if not told] == []
     assert "share of the past" not in text
     assert "a number in [0, 1)" in text
     assert "weights, order of the examples, dropout, validation split" in text

@@ -108,14 +108,18 @@ class Interrupt(Callback):
 
 @pytest.mark.slow
 def test_an_interrupted_training_goes_on(here):
-    whole = perceptrail.train(**QUICK)
-    tracked = QUICK | {"tracking": "mlflow", "trainer.max_epochs": 2}
+    tracked = QUICK | {"tracking": "mlflow"}
+    whole = perceptrail.train(**tracked)
     with pytest.raises(KeyboardInterrupt):
         perceptrail.train("+callbacks.own._target_=test_interactive.Interrupt", **tracked)
     client = mlflow.MlflowClient(f"sqlite:///{here / 'mlflow.db'}")
     (experiment,) = (e for e in client.search_experiments() if e.name != "Default")
-    (stored,) = client.search_runs([experiment.experiment_id])
+    stored, first = client.search_runs([experiment.experiment_id])
     assert stored.info.status == "KILLED"
+    command = f"perceptrail train {' '.join(typed(tracked))}"
+    assert first.data.tags["command"] == command
+    own = "perceptrail train +callbacks.own._target_=test_interactive.Interrupt"
+    assert stored.data.tags["command"] == command.replace("perceptrail train", own)
     resumed = perceptrail.train("resume=latest")
     assert resumed.run_id == stored.info.run_id
     assert client.get_run(resumed.run_id).info.status == "FINISHED"

@@ -16,7 +16,7 @@ from running import ROOT, Command, run
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
 from perceptrail.classifier import Classifier
-from perceptrail.config import RULES, validate
+from perceptrail.config import REFUSED, RULES, validate
 from perceptrail.data import sets
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
@@ -24,7 +24,7 @@ from perceptrail.losses import mean_loss
 from perceptrail.model import MLP
 from perceptrail.network import load
 from perceptrail.rates import Range
-from perceptrail.trainer import REFUSED, blaming, check_callback, chunk, stepping
+from perceptrail.trainer import blaming, check_callback, chunk, stepping
 
 TRAINER = OmegaConf.create({"devices": 1})
 
@@ -158,7 +158,6 @@ def test_how_many_batches_are_handed_over():
 
     assert chunk(TRAINER) == chunk(TRAINER, [pl.callbacks.EarlyStopping("val/loss")]) == 64
     assert chunk(TRAINER, [PerBatch()]) == 1
-    assert chunk(OmegaConf.merge(TRAINER, {"accumulate_grad_batches": 3})) == 63
     assert chunk(OmegaConf.merge(TRAINER, {"fast_dev_run": True})) == 1
 
 
@@ -177,11 +176,9 @@ def test_overfitting_sees_the_same_batches_in_every_epoch():
 
     class Batches(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            seen.extend(x for x, _ in batch)
+            seen.append(batch[0])
 
-    module = data_module(1, 32, limit=2, repeat=True)
-    module.transfer_batch_to_device = lambda batch, *_: list(batch)
-    trained(module, epochs=3, callbacks=[Batches()])
+    trained(data_module(1, 32, limit=2, repeat=True), epochs=3, callbacks=[Batches()])
     assert len(seen) == 6
     for x in seen[2:4], seen[4:]:
         torch.testing.assert_close(x, seen[:2])
@@ -195,10 +192,115 @@ def test_max_steps_ends_in_the_middle_of_an_epoch_with_a_validation():
     assert "train/loss" in trainer.callback_metrics
 
 
-@pytest.mark.parametrize("kind", sorted(REFUSED, key=lambda kind: kind.__name__))
-def test_a_callback_that_would_do_nothing_is_refused(kind):
-    with pytest.raises(UserError, match=f"callbacks.mine={kind.__name__}: left out: "):
-        check_callback("mine", kind.__new__(kind))
+class Plain(pl.LightningModule):
+    """The same training, as Lightning makes it by itself."""
+
+    def __init__(self, network, optimizer):
+        super().__init__()
+        self.network, self.optimizer = network, optimizer
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return mean_loss(self.network(x), y)
+
+    def validation_step(self, batch, batch_idx):
+        """Nothing that a callback of the training is told."""
+
+    def configure_optimizers(self):
+        return self.optimizer(self.network.parameters())
+
+
+class Trace(pl.Callback):
+    """What a callback is told, in order; gradients are those of whole steps."""
+
+    def __init__(self):
+        self.told = []
+
+    def _note(self, hook, *values):
+        self.told.append((hook, *(float(v) for v in values)))
+
+    def _gradients(self, pl_module):
+        return [p.grad.norm() for p in pl_module.network.parameters()]
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        x, y = batch
+        self._note("start", batch_idx, x.sum(), y.sum(), trainer.global_step)
+
+    def on_before_backward(self, trainer, pl_module, loss):
+        self._note("before backward")
+
+    def on_after_backward(self, trainer, pl_module):
+        self._note("after backward")
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        rate = optimizer.param_groups[0]["lr"]
+        self._note("step", trainer.global_step, rate, *self._gradients(pl_module))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self._note("end", batch_idx, len(batch[1]), outputs["loss"], trainer.global_step)
+
+
+class BatchTrace(pl.Callback):
+    """The same of batches alone, whose steps Lightning need not make."""
+
+    def __init__(self):
+        self.told = []
+
+    on_train_batch_start, on_train_batch_end = Trace.on_train_batch_start, Trace.on_train_batch_end
+    _note = Trace._note
+
+
+@pytest.mark.parametrize("kind", [Trace, BatchTrace])
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+@pytest.mark.parametrize("clip", [{}, {"norm": 0.05}, {"value": 0.01}], ids=str)
+@pytest.mark.parametrize("limit", [{}, {"max_steps": 3}, {"limit_train_batches": 4}], ids=str)
+def test_callbacks_and_weights_are_as_with_lightning_alone(kind, accumulate, clip, limit):
+    optimizer = partial(torch.optim.AdamW, lr=0.01)
+    trainer = OmegaConf.create({"devices": 1, "accumulate_grad_batches": accumulate, **limit})
+    for name, bound in clip.items():
+        trainer.update(gradient_clip_val=bound, gradient_clip_algorithm=name)
+    one, trace = limit.get("limit_train_batches"), kind()
+    data = data_module(chunk(trainer, [trace]), 16, limit=one)
+    given = {"optimizer": optimizer, **stepping(trainer, [trace])}
+    steps = {"max_steps": limit.get("max_steps", -1)}
+    ours, _ = trained(data, callbacks=[trace], trainer=steps, **given)
+
+    torch.manual_seed(0)
+    network = MLP(data.inputs, data.outputs, hidden=[8], mean=data.mean, std=data.std)
+    plain, expected = Plain(network, optimizer), kind()
+    facts = {"max_epochs": 3, "logger": False, "enable_progress_bar": False, "devices": 1}
+    facts |= {"enable_model_summary": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    options = {k: v for k, v in trainer.items() if k != "devices"}
+    facts |= {"limit_val_batches": 0}
+    pl.Trainer(**facts, **options, callbacks=[expected]).fit(plain, data_module(None, 16))
+    assert [told[0] for told in trace.told] == [told[0] for told in expected.told]
+    for told, other in zip(trace.told, expected.told, strict=True):
+        assert told[1:] == pytest.approx(other[1:], rel=1e-4, abs=1e-6), told[0]
+    assert_same(ours, plain, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_callback_that_would_do_nothing_is_refused(name):
+    said = f"must be left out: {REFUSED[name]}"
+    kind = getattr(pl.callbacks, name)
+    mine = type("Mine", (kind,), {})
+    for callback in (kind, mine):
+        with pytest.raises(UserError, match=re.escape(f"callbacks.mine: {said}")):
+            check_callback("mine", callback.__new__(callback))
+    target = f"pytorch_lightning.callbacks.{name}"
+    named = {"callbacks": {"mine": {"_target_": target}}}
+    cfg = OmegaConf.create({"task": {"name": "classification"}, "monitor": {"metric": "val/loss"}})
+    with pytest.raises(UserError, match=re.escape(f"callbacks.mine._target_={target}: {said}")):
+        validate(OmegaConf.merge(cfg, named))
+
+
+def test_a_hook_that_is_never_called_is_refused():
+    class Zero(pl.Callback):
+        def on_before_zero_grad(self, *args):
+            """Look."""
+
+    with pytest.raises(UserError, match="its on_before_zero_grad would never be"):
+        check_callback("mine", Zero())
 
 
 def test_the_callback_that_raises_is_named():

@@ -354,7 +354,7 @@ class Progress(Checkpoint):
             (name for name in _of_epoch(metrics) if name.startswith(("train", "val"))),
             key=lambda name: not name.startswith("train"),
         )
-        figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown if name in metrics)
+        figures = "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
         if self._bar is not None:
             self._bar.set_description(epoch, refresh=False)
             self._bar.set_postfix_str(figures, refresh=False)

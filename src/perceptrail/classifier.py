@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -68,7 +67,8 @@ class Classifier(pl.LightningModule):
 
     A step is made for every `accumulate` batches, by their mean gradient, which `gradient_clip`
     bounds in its length (`clip_by` norm) or in each of its values (value). If it is `watched`,
-    Lightning's optimizer makes it, and tells the callbacks.
+    Lightning's optimizer makes it, and tells the callbacks. Where batches come one at a time,
+    callbacks are given each, and its loss.
 
     `before_step` holds functions to be called with the progress t in [0, 1) before each step.
     """
@@ -107,10 +107,13 @@ class Classifier(pl.LightningModule):
         self.before_step: list[Callable[[float], None]] = []
         self.step_losses: list[Tensor] = []  # of this epoch, for every step a scalar
         self._step_sizes: list[int] = []
-        self._steps_per_epoch = 0
+        self._pending: list[Tensor] = []  # losses of batches whose step has not been made
+        self._pending_size = self._batches_left = 0
+        self._steps_per_epoch = self._batches = 0
         self._step: Step | _Watched | None = None
         self._gradient: Gradient | Autograd | None = None
-        self._advance: Callable[..., Tensor] = self._make_step
+        learn = self._make_step if accumulate == 1 else self._add
+        self._advance: Callable[[Tensor, Tensor], Tensor] = learn
         self._sums: Tensor | None = None  # of the validation
         self._validated = 0  # examples
 
@@ -148,8 +151,9 @@ class Classifier(pl.LightningModule):
         """Note how long an epoch is, and take the optimizer."""
         chunks = self.trainer.train_dataloader
         assert isinstance(chunks, Chunks)
-        limit = int(self.trainer.num_training_batches) * chunks.size
-        self._steps_per_epoch = math.ceil(min(chunks.total, limit) / self._accumulate)
+        self._singly = chunks.size == 1
+        self._batches = min(chunks.total, int(self.trainer.num_training_batches) * chunks.size)
+        self._steps_per_epoch = math.ceil(self._batches / self._accumulate)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, Optimizer)
         self._step = _Watched(self.optimizers()) if self._watched else Step(optimizer)
@@ -185,41 +189,73 @@ class Classifier(pl.LightningModule):
         """Forget the last epoch's losses."""
         self.step_losses.clear()
         self._step_sizes.clear()
+        self._pending.clear()
+        self._batches_left = self._batches
 
-    def training_step(self, chunk: Iterable[Batch], batch_idx: int) -> None:
-        """Make one optimizer step for each batch of a chunk, or for every few of them."""
-        done, steps = self.step, self.steps
-        batches = iter(chunk)
-        for step in range(done, steps):
-            if not (few := list(islice(batches, self._accumulate))):
+    def training_step(self, given: Any, batch_idx: int) -> Tensor | None:
+        """Learn a batch, or those of a chunk, and make the steps that are due.
+
+        Returns the last batch's share of its step's loss, as Lightning has it.
+        """
+        done, steps, loss = self.step, self.steps, None
+        batches: Iterable[Batch] = (given,) if self._singly else given
+        for x, y in batches:
+            if done == steps:
                 break
-            for prepare in self.before_step:
-                prepare(step / steps)
-            self.step_losses.append(self._advance(*few[0], *chain(*few[1:])))
-            self._step_sizes.append(sum(len(y) for _, y in few))
+            if not self._pending:
+                self._pending_size = 0
+                for prepare in self.before_step:
+                    prepare(done / steps)
+            loss = self._advance(x, y)
+            self._pending.append(loss)
+            self._pending_size += len(y)
+            self._batches_left -= 1
+            if (many := len(self._pending)) == self._accumulate or self._batches_left == 0:
+                if self._accumulate > 1:
+                    self._finish(many)
+                self.step_losses.append(loss if many == 1 else torch.stack(self._pending).mean())
+                self._step_sizes.append(self._pending_size)
+                self._pending.clear()
+                done += 1
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         progress.ready = progress.completed = self.step  # which Lightning has not seen
         if self.step == self.trainer.max_steps:
             self.trainer.should_stop = True  # after the validation that an epoch ends with
+        return loss if loss is None else loss / self._accumulate
 
-    def _make_step(self, *batches: Tensor) -> Tensor:
-        """One optimizer step by batches x, y, x, y ...; the mean of their losses before it."""
+    def _make_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One optimizer step; the loss before it."""
+        loss = self._add(x, y)
+        self._finish(1)
+        return loss
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        """Learn one of the batches that a step is made by; its loss."""
         assert self._step is not None
-        self._step.forget()
-        loss = self._learn(*batches[:2])
-        if len(batches) > 2:
-            pairs = zip(batches[2::2], batches[3::2], strict=True)
-            losses = [loss, *(self._learn(x, y) for x, y in pairs)]
-            loss = torch.stack(losses).mean()
+        if not self._pending:
+            self._step.forget()
+        return self._learn(x, y)
+
+    def _finish(self, batches: int) -> None:
+        """Make the step by the gradients that so many batches have left."""
+        assert self._step is not None
+        if batches > 1:
             for parameter in self.network.parameters():
                 if parameter.grad is not None:
-                    parameter.grad /= len(losses)
-        if self._gradient_clip is not None:
-            self._clip(self.network.parameters(), self._gradient_clip)
+                    parameter.grad /= batches
+        if not self._watched:
+            self._bound()
         self._step()
         if self._max_norm is not None:
             self._shorten(self._max_norm)
-        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Bound the gradient once the callbacks have seen it, in the order of Lightning's own."""
+        self._bound()
+
+    def _bound(self) -> None:
+        if self._gradient_clip is not None:
+            self._clip(self.network.parameters(), self._gradient_clip)
 
     def _learn(self, x: Tensor, y: Tensor) -> Tensor:
         """Leave the loss's gradient in the parameters; returns the loss."""

@@ -101,6 +101,13 @@ _BATCHES = Rule(
     lambda v: (_is_integer(v) and v >= 1) or (isinstance(v, float) and 0 < v <= 1),
 )
 _VALIDATED = "every epoch is validated: checkpoints, early stopping and searches go by it"
+REFUSED = {  # callbacks of Lightning's that would do nothing, or harm, and what is there instead
+    "StochasticWeightAveraging": "callbacks=averaged trains an average of the weights",
+    "GradientAccumulationScheduler": "trainer.accumulate_grad_batches is the same all along",
+    "LearningRateFinder": "python lr_find.py tells a rate before the training",
+    "BatchSizeFinder": "data.batch_size says it; data that are resident fit, or do not",
+    "ModelCheckpoint": "best.ckpt and last.ckpt are written after every epoch",
+}
 _MIRRORS = Rule(
     "a list of URLs and folders, such as [/data/mnist]",
     lambda v: isinstance(v, ListConfig) and all(isinstance(m, str) for m in v),
@@ -328,6 +335,15 @@ def _check_task(cfg: DictConfig) -> None:
     if task == OWN:
         _check_own(cfg)
         return
+    for name, node in (cfg.get("callbacks") or {}).items():
+        target = str(node.get("_target_")) if node else ""
+        if (
+            target.startswith("pytorch_lightning.")
+            and (kind := target.rpartition(".")[2]) in REFUSED
+        ):
+            raise UserError(
+                f"callbacks.{name}._target_={target}: must be left out: {REFUSED[kind]}"
+            )
     chosen = OmegaConf.select(cfg, "metrics") or []
     for name in chosen:
         if name not in available(task):

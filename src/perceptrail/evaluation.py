@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from math import nan
 from pathlib import Path
 from statistics import mean, stdev
 from tempfile import mkdtemp
@@ -65,6 +66,9 @@ def evaluate(cfg: DictConfig) -> float:
     folders = [run for run in below if (run / runs.METRICS).is_file()] or [locate(cfg)]
     found = [_evaluate(folder, cfg) for folder in folders]
     known_by = list(found[0])[:2][-1]
+    if any(known_by not in metrics for metrics in found):
+        print(f"\n{len(found)} runs of different tasks, which have no mean")
+        return nan
     values = [metrics[known_by] for metrics in found]
     if len(values) > 1:
         spread = said({known_by: stdev(values)}).rpartition(" ")[2]
@@ -86,13 +90,21 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     network, facts = load(folder / runs.MODEL)
     data = dataset(stored)
     x, y, rest = _test_parts(data)
+    examples = len(y)
+
+    def counted() -> Iterator[Part]:
+        nonlocal examples
+        for part in rest:
+            examples += len(part[1])
+            yield part
+
     metrics: dict[str, float] = {}
     drawn: list[Path] = []
     if task_name(stored) == config.OWN:
-        metrics = _own_test(network, [(x, y), *rest])
+        metrics = _own_test(network, chain([(x, y)], counted()))
     if facts.get("task", True):
         task = tasks.read(facts, own_loss=own_loss(stored))
-        judgement = judge(network, x, y, task=task, extras=extras(stored, task), rest=rest)
+        judgement = judge(network, x, y, task=task, extras=extras(stored, task), rest=counted())
         metrics = metrics or judgement.metrics
         drawn = gallery.draw_judgement(
             folder / "figures" / "test",
@@ -112,7 +124,7 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     told = [said(metrics), f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""]
     print(
         f"test {', '.join(filter(None, told))}  "
-        f"({len(y):,} examples of {data.name})\n"
+        f"({examples:,} examples of {data.name})\n"
         f"run:  {shown}" + (f"  (MLflow {run_id})" if run_id else "")
     )
     asked = "input=TABLE" if data.columns else "image=FILE"

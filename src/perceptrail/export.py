@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from perceptrail import config, recorder, runs, tasks
 from perceptrail.errors import UserError
 from perceptrail.evaluation import locate
-from perceptrail.linear import Linear
 from perceptrail.losses import probabilities
 from perceptrail.network import Network, load
 from perceptrail.passwords import unmasked
@@ -139,13 +138,17 @@ def export(cfg: DictConfig) -> Path:
     network, facts = load(folder / runs.MODEL)
     module = Answering(network, tasks.read(facts)).eval()
     path = Path(cfg.output or folder / "export" / f"network{form.suffix}")
+    new = [part for part in path.parents if not part.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.tmp")
     try:
         difference = _write(module, form, draft, facts, key=f"format={cfg.format}")
         draft.replace(path)
-    finally:
+    except BaseException:
         draft.unlink(missing_ok=True)
+        for part in new:
+            part.rmdir()
+        raise
     record = runs.read_json(folder / runs.RECORD)
     if record["run_id"]:
         uri = unmasked(record["uri"], cfg.tracking.uri, key="tracking.uri")
@@ -167,9 +170,6 @@ def _write(
     mean, std = (torch.tensor(module.network.architecture[name]) for name in ("mean", "std"))
     batches = [torch.randn(n, width, generator=drawn) * std + mean for n in ROWS]
     expected = [module(x) for x in batches]
-    for layer in module.modules():
-        if isinstance(layer, Linear):
-            layer.__class__ = nn.Linear  # type: ignore[assignment]  # which exporters know
     described = {name: json.dumps(value) for name, value in facts.items()}
     try:
         with warnings.catch_warnings():

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,7 +124,7 @@ def train(*overrides: str, **values: Any) -> Run:
     `UserError` for what can be put right, and `KeyboardInterrupt`; `resume=latest` then goes on.
     """
     given = [*overrides, *(f"{key}={_typed(value)}" for key, value in values.items())]
-    with _as_command("train"):
+    with _as_command("train", given):
         Clock.called = time.time()
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
@@ -173,14 +173,15 @@ def _typed(value: Any) -> str:
 
 
 @contextmanager
-def _as_command(name: str) -> Iterator[None]:
-    """Hydra made ready as for a command, and this process left as it was.
+def _as_command(name: str, given: Sequence[str] = ()) -> Iterator[None]:
+    """Hydra made ready as for a command so `given`, and this process left as it was.
 
     What would end the command with a message is raised as a `UserError`.
     """
     root, here = logging.getLogger(), str(Path.cwd())
     handlers, level = root.handlers[:], root.level
     ctrl_c, state = signal.getsignal(signal.SIGINT), Singleton.get_state()
+    argv, sys.argv = sys.argv, ["perceptrail", name, *given]  # what records say, and messages
     if not {"", here} & set(sys.path):
         sys.path.insert(0, here)
     GlobalHydra.instance().clear()
@@ -201,6 +202,7 @@ def _as_command(name: str) -> Iterator[None]:
             handler.close()
         root.handlers, root.level = handlers, level
         Singleton.set_state(state)
+        sys.argv = argv
         Clock.called = None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, ctrl_c)  # Lightning leaves it ignored

@@ -1,5 +1,6 @@
 """How this program was called, and how its other commands are: by scripts or as `perceptrail`."""
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -7,9 +8,9 @@ CONF = Path(__file__).parent / "conf"  # every choice, a comment for every key
 OWN = Path("conf")  # in the current folder: what a project adds to them, or has instead of them
 
 
-def line() -> list[str]:
+def command_line() -> str:
     """The command line, as one would type it."""
-    return [*_start(), *sys.argv[1:]]
+    return shlex.join([*_start(), *sys.argv[1:]])
 
 
 def folder() -> Path:

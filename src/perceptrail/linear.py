@@ -19,13 +19,14 @@ class Linear(nn.Linear):
     """nn.Linear, large ones by oneDNN, which has AVX-512 kernels for every processor with them.
 
     PyTorch takes MKL, which keeps those to Intel's: on others its products take twice as long.
-    Large ones can be differentiated once.
+    Large ones can be differentiated once. To exporters each is what it inherits from.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum x @ weight.T + bias, [batch, fan_out], for x [batch, fan_in]."""
+        exported = torch._C._get_tracing_state() is not None or torch.compiler.is_exporting()
         suits = x.dtype == torch.float32 and x.dim() == 2 and x.shape[1] == self.in_features
-        if not (suits and len(x) and is_large(self.weight)):
+        if exported or not (suits and is_large(self.weight) and len(x)):
             return super().forward(x)
         y: Tensor = _Product.apply(x, self.weight, self.bias)
         return y

@@ -1,9 +1,9 @@
 """Where a run comes from: the command, the commit and what was not committed, the configuration."""
 
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import cache
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from perceptrail.invocation import folder, line
+from perceptrail.invocation import folder
 
 
-def origin() -> tuple[dict[str, str], dict[str, str]]:
-    """Where a run comes from: tags, and texts to be stored as files."""
-    command = shlex.join(line())
+@cache
+def origin(command: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Where the runs of a command come from: tags, and texts to be stored as files."""
     tags = {
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.user": getuser(),

@@ -38,7 +38,7 @@ from perceptrail import recorder, runs
 from perceptrail.build import dataset
 from perceptrail.command import errors_for_people
 from perceptrail.errors import UserError, did_you_mean
-from perceptrail.invocation import CONF
+from perceptrail.invocation import CONF, command_line
 from perceptrail.recorder import RunLog
 
 if TYPE_CHECKING:
@@ -317,7 +317,7 @@ def _record(study: Study) -> RunLog:
     from perceptrail.provenance import flat, origin  # imports PyTorch
 
     line = recorder.connect(tracking.uri, tracking.experiment)
-    tags, texts = origin()
+    tags, texts = origin(command_line())
     run_id = line.call(
         "open_run",
         key=uuid4().hex,

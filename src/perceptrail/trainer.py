@@ -12,23 +12,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import (
-    BaseFinetuning,
-    BatchSizeFinder,
-    Callback,
-    GradientAccumulationScheduler,
-    LearningRateFinder,
-    ModelCheckpoint,
-    ModelPruning,
-    StochasticWeightAveraging,
-)
+from pytorch_lightning.callbacks import BaseFinetuning, Callback, ModelPruning
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.backends import mps
 
 from perceptrail.build import build, task_name
-from perceptrail.config import OWN
+from perceptrail.config import OWN, REFUSED
 from perceptrail.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -42,13 +33,6 @@ STEPPING = (  # and what `Classifier` does in its stead
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_backward", "on_after_backward", "on_before_optimizer_step")
 CHANGES = (BaseFinetuning, ModelPruning)  # callbacks that change the network as it is trained
-REFUSED = {
-    StochasticWeightAveraging: "callbacks=averaged trains an average of the weights",
-    GradientAccumulationScheduler: "trainer.accumulate_grad_batches is the same all along",
-    LearningRateFinder: "python lr_find.py tells a rate before the training",
-    BatchSizeFinder: "data.batch_size says it; data that are resident fit, or do not",
-    ModelCheckpoint: "best.ckpt and last.ckpt are written after every epoch",
-}
 
 # Noise about what is meant: a run directory with Hydra's files in it; a rename within PyTorch.
 warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
@@ -137,12 +121,10 @@ def tested(module: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
 
 
 def chunk(trainer: DictConfig, callbacks: Iterable[Callback] = ()) -> int:
-    """How many batches to hand over at once: those of one step where each has to be seen."""
-    step = trainer.get("accumulate_grad_batches") or 1
+    """How many batches to hand over at once: one where each has to be seen."""
     seen = trainer.devices != 1 or trainer.get("fast_dev_run") or trainer.get("profiler")
-    if seen or any(listens(callback, *BATCH_HOOKS, *STEP_HOOKS) for callback in callbacks):
-        return int(step)
-    return int(step) * max(1, CHUNK // int(step))
+    seen = seen or any(listens(callback, *BATCH_HOOKS, *STEP_HOOKS) for callback in callbacks)
+    return 1 if seen else CHUNK
 
 
 def part(trainer: DictConfig) -> dict[str, Any]:
@@ -169,10 +151,15 @@ def listens(callback: Callback, *hooks: str) -> bool:
 
 
 def check_callback(name: str, callback: Callback) -> None:
-    """Raise `UserError` for a callback of Lightning's that would do nothing, or harm."""
-    for kind, instead in REFUSED.items():
-        if isinstance(callback, kind):
-            raise UserError(f"callbacks.{name}={kind.__name__}: left out: {instead}")
+    """Raise `UserError` for a callback that would do nothing, or harm."""
+    for kind in type(callback).__mro__:
+        if kind.__module__.startswith("pytorch_lightning.") and kind.__name__ in REFUSED:
+            raise UserError(f"callbacks.{name}: must be left out: {REFUSED[kind.__name__]}")
+    if listens(callback, "on_before_zero_grad"):
+        raise UserError(
+            f"callbacks.{name}: its on_before_zero_grad would never be called, where Lightning "
+            "does not make the steps itself; on_train_batch_start comes before it"
+        )
 
 
 @contextmanager

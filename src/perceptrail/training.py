@@ -6,7 +6,7 @@ import signal
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,7 +37,7 @@ from perceptrail.data.module import Data, DataModule
 from perceptrail.data.stream import Stream
 from perceptrail.distillation import teaching
 from perceptrail.errors import UserError
-from perceptrail.invocation import typed
+from perceptrail.invocation import command_line, typed
 from perceptrail.model import MLP
 from perceptrail.network import KEYS, Module, Network, fault, make, prepare
 from perceptrail.passwords import masked
@@ -48,8 +48,6 @@ from perceptrail.trainer import blaming, check_callback, chunk, make_trainer, pa
 
 if TYPE_CHECKING:
     from perceptrail.search.pruning import Pruning
-
-_origin = cache(origin)  # the code that runs is that of the start
 
 
 def run(cfg: DictConfig) -> float | list[float]:
@@ -278,7 +276,7 @@ def recorded(cfg: DictConfig, run_dir: Path, data: Data, *, live: bool = True) -
         return
     line = recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
     choices = HydraConfig.get().runtime.choices
-    tags, texts = _origin()
+    tags, texts = origin(command_line())
     if cfg.trial is not None:
         tags = tags | {"trial.study": cfg.trial.study, "trial.number": str(cfg.trial.number)}
     opening = {

@@ -102,7 +102,8 @@ class SomeBatches(Sized, Iterable[Batch], Protocol):
 class Chunks:
     """Batches in chunks: iterators over `size` batches each, to be used up one after the other.
 
-    `limit` is how many batches there are to be, or the share of them if it is no integer.
+    With a size of 1 they are the batches themselves. `limit` is how many batches there are to be,
+    or the share of them if it is no integer.
     """
 
     def __init__(self, batches: SomeBatches, size: int, *, limit: float | None = None) -> None:
@@ -115,8 +116,11 @@ class Chunks:
     def __len__(self) -> int:
         return math.ceil(self.total / self.size)
 
-    def __iter__(self) -> Iterator[Iterator[Batch]]:
+    def __iter__(self) -> Iterator[Any]:
         remaining = islice(self.batches, self.total)
+        if self.size == 1:
+            yield from remaining
+            return
         for _ in range(len(self)):
             yield islice(remaining, self.size)
 
@@ -145,9 +149,9 @@ class Data(pl.LightningDataModule, ABC):
         """The targets of the training data."""
 
     @property
-    @abstractmethod
     def val_targets(self) -> Tensor:
         """Those of the validation data."""
+        return self.val[1]
 
     @property
     @abstractmethod
@@ -341,7 +345,8 @@ class DataModule(Data):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches, and show inputs as they are to be seen."""
         if self._augment and self.trainer and self.trainer.training:
-            batch = map(self._augmented, batch) if self._chunk else self._augmented(batch)
+            many = (self._chunk or 1) > 1
+            batch = map(self._augmented, batch) if many else self._augmented(batch)
         return super().on_after_batch_transfer(batch, dataloader_idx)
 
     def _augmented(self, batch: Batch) -> Batch:

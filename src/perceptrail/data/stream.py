@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torch.utils.data import Dataset as TorchDataset
 
+from perceptrail.data.arrays import TEST
 from perceptrail.data.dataset import Dataset, Part, of_arrays, split
 from perceptrail.data.module import Batch, Chunks, Data, numbers, statistics
 from perceptrail.errors import UserError
@@ -22,7 +23,6 @@ log = logging.getLogger(__name__)
 HELD = 4096  # examples that stand for all: in statistics, in figures
 HELD_BYTES = 2**28
 RESIDENT = 0.5  # share of the memory that is free, which data brought there may take
-TEST = 0.2  # share held out where there is no test part
 
 
 def fits(examples: Any) -> bool:
@@ -202,7 +202,7 @@ def source_of(
 def described(source: pl.LightningDataModule, *, name: str, said: str) -> Dataset:
     """The data set that a LightningDataModule has loaders of.
 
-    Its classes are those of its attribute `classes`, or of that of its training Dataset; else whole
+    Its classes are those of its attribute `classes`; else whole
     numbers from 0 on, as far as they occur among the first examples, which stand for all.
     """
     source.prepare_data()
@@ -282,11 +282,6 @@ class Stream(Data):
     def train_targets(self) -> Tensor:
         """Those of the examples that stand for all."""
         return torch.from_numpy(self.dataset.train()[1])
-
-    @property
-    def val_targets(self) -> Tensor:
-        """Those of `val`."""
-        return self.val[1]
 
     def setup(self, stage: str) -> None:
         """Make the loaders, the first time, and bring their batches to the trainer's device."""

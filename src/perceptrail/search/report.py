@@ -69,7 +69,7 @@ class Records:
     ) -> None:
         self._key, self._name, self._dir = study.user_attrs[KEY], study.study_name, folder
         self._line, self._objectives = recorder.connect(*place), objectives(study)
-        command = shlex.join(invocation.line())
+        command = invocation.command_line()
         tags = {"mlflow.source.name": Path(sys.argv[0]).name, "command": command}
         own = {"key": self._key, "name": self._name, "run_dir": str(folder), "owner": os.getpid()}
         self._line.post("open_study", **own, tags=tags)

@@ -36,7 +36,9 @@ class Settings:
     _recursive_: bool = False
     _convert_: str = "all"
 
+    # How points are chosen: an option of hydra/sweeper/sampler, or a mapping with a _target_.
     sampler: Any = MISSING
+    # Which trials end early: an option of hydra/sweeper/pruner, or a mapping with a _target_.
     pruner: Any = MISSING
     # The study goes on where one of this name stopped, in the same storage; null: a new one.
     study_name: str | None = "${hydra.job.name}"
@@ -49,6 +51,7 @@ class Settings:
     n_trials: int | None = 20
     # Trials at a time: worker processes, or the size of a batch given to another launcher.
     n_jobs: int = 1
+    # Of the sampler, and so of the points.
     seed: int = 0
     # How often the parameters of a failed trial are tried again.
     retries: int = 0
