@@ -184,9 +184,10 @@ def test_a_run_from_elsewhere_is_fetched_from_the_store(trained, mnist_dir, tmp_
 
 
 def test_two_runs_of_one_seed_are_the_same(tmp_path):
-    for name in ("a", "b"):
-        run("train.py", *QUICK, f"hydra.run.dir=outputs/x/{name}", cwd=tmp_path)
-    run("train.py", *QUICK, "hydra.run.dir=outputs/x/c", "seed=1", cwd=tmp_path)
+    few = ("trainer.max_epochs=5", "figures=false")
+    for name, seed in {"a": 0, "b": 0, "c": 1}.items():
+        given = (*QUICK, *few, f"seed={seed}", f"hydra.run.dir=outputs/x/{name}")
+        run("train.py", *given, cwd=tmp_path)
     a, b, c = (history(tmp_path / "outputs" / "x" / name) for name in "abc")
     assert a == b
     assert a != c
@@ -195,14 +196,14 @@ def test_two_runs_of_one_seed_are_the_same(tmp_path):
 @pytest.mark.slow
 def test_killed_and_resumed_is_as_never_interrupted(tmp_path):
     """Killed with SIGKILL at random moments, each time resumed; now and then its recorder too."""
-    options = ("experiment=xor", "dropout=linear", "model.dropout=0.2", "trainer.max_epochs=120")
+    options = ("experiment=xor", "dropout=linear", "model.dropout=0.2", "trainer.max_epochs=80")
     options += ("callbacks.early_stopping=null", "schedule=cosine")
     run(*("train.py", *options, "tracking=none", "hydra.run.dir=outputs/x/whole"), cwd=tmp_path)
     random = np.random.default_rng(0)
     command = Command("train.py", *options, "hydra.run.dir=outputs/x/killed", cwd=tmp_path)
     run_dir = tmp_path / "outputs" / "x" / "killed"
     wait_for((run_dir / "run.json").exists)
-    for kill in range(10):
+    for kill in range(6):
         more = int(random.integers(0, 12))  # 0: before the first epoch has ended
         goal = more and first_epoch(command) + more
         wait_for(lambda: epochs_done(command.output) >= goal or command.code is not None)  # noqa: B023
@@ -217,7 +218,7 @@ def test_killed_and_resumed_is_as_never_interrupted(tmp_path):
     (found,) = client(tmp_path).search_runs(["1"])
     assert found.info.status == "FINISHED"
     epochs = [m.value for m in client(tmp_path).get_metric_history(found.info.run_id, "epoch")]
-    assert epochs == list(range(1, 121))
+    assert epochs == list(range(1, 81))
     one, other = (
         MLP.load(tmp_path / "outputs" / "x" / name / "model")[0].state_dict()
         for name in ("whole", "killed")
@@ -452,16 +453,15 @@ def test_light_answers_import_nothing_heavy(tmp_path, arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["[]", "[16]"], ids=["no hidden layer", "one hidden layer"])
 def test_xor_needs_a_hidden_layer(tmp_path, hidden):
-    seeds = ",".join(map(str, range(10)))
-    options = ("experiment=xor", "tracking=none", f"model.hidden={hidden}")
-    run("train.py", "-m", *options, f"seed={seeds}", "hydra.sweep.dir=m/x/y", cwd=tmp_path)
+    options = ("experiment=xor", "tracking=none", "figures=false", f"model.hidden={hidden}")
+    run("train.py", "-m", *options, "seed=0,1,2,3,4", "hydra.sweep.dir=m/x/y", cwd=tmp_path)
     files = list(tmp_path.glob("m/x/y/*/metrics.json"))
     accuracies = [json.loads(file.read_text())["best/val/acc"] for file in files]
-    assert len(accuracies) == 10
+    assert len(accuracies) == 5
     if hidden == "[]":
         assert max(accuracies) <= 0.75
     else:
-        assert sum(accuracy == 1.0 for accuracy in accuracies) >= 9
+        assert sum(accuracy == 1.0 for accuracy in accuracies) >= 4
 
 
 def test_evaluating_a_multirun_gives_mean_and_deviation(tmp_path):
@@ -490,7 +490,7 @@ def test_two_processes_share_the_work(tmp_path):
     [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "unset")],
 )
 def test_threads_do_not_wait_for_long_unless_told_to(given, turns):
-    code = "import os, perceptrail.training; print(os.environ.get('GOMP_SPINCOUNT', 'unset'))"
+    code = "import os, perceptrail; print(os.environ.get('GOMP_SPINCOUNT', 'unset'))"
     others = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     command = [sys.executable, "-c", code]
     told = subprocess.run(command, env=others | given, capture_output=True, text=True, check=True)
