@@ -6,6 +6,7 @@ real ones, as have the tests that call a command by its script.
 
 import gc
 import logging
+import multiprocessing
 import os
 import runpy
 import signal
@@ -84,6 +85,7 @@ def _record(line: int) -> None:
 
 def _run(script: str, arguments: tuple[str, ...], cwd: Path, output: Path) -> None:
     gc.freeze()  # what all these libraries have made is not garbage, nor to be gone through
+    multiprocessing.set_start_method(None, force=True)  # as in a command that has not been forked
     os.chdir(cwd)
     with output.open("w", buffering=1) as file:
         os.dup2(file.fileno(), 1)
