@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:
-    """What all the imports have made is no garbage; to go through it takes half of the tests' time."""
+    """What the imports have made is no garbage; to go through it took half of the tests' time."""
     gc.collect()
     gc.freeze()
 

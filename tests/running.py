@@ -1,7 +1,7 @@
 """Commands run as a user runs them, but forked from a process that has imported their libraries.
 
-So are their recorders, since to import MLflow takes longer than most runs here. test_recorder.py has
-real ones, as have the tests that call a command by its script.
+So are their recorders, since to import MLflow takes longer than most runs here. test_recorder.py
+has real ones, as have the tests that call a command by its script.
 """
 
 import gc

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, setup_globals
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from perceptrail import recorder
+from perceptrail.config import at, plain
 from perceptrail.errors import UserError
 from perceptrail.runs import RECORD
 from perceptrail.search.jobs import Composer, as_job, run_job
@@ -61,16 +62,17 @@ TRAINING = {"seed", "monitor", "data", "optimizer", "schedule", "tracking", *KEY
 
 def obstacle(cfg: DictConfig) -> str | None:
     """Why a job cannot be part of a stack, if it cannot."""
-    if OmegaConf.select(cfg, "task.name") == "own":
+    told = plain(cfg)
+    if at(told, "task.name") == "own":
         return "task=own"
-    if not set(cfg) >= TRAINING:
+    if not set(told) >= TRAINING:
         return "not a training run of perceptrail"
     for key, allowed in VALUES.items():
-        value = OmegaConf.select(cfg, key)
+        value = at(told, key)
         if value not in allowed:
             return f"{key}={value}"
     for key, known in KEYS.items():
-        for name, value in (OmegaConf.select(cfg, key) or {}).items():
+        for name, value in (at(told, key) or {}).items():
             if value and name not in known and f"{key}.{name}" not in VALUES:
                 return f"{key}.{name}"
     return None
@@ -99,11 +101,11 @@ def launch(
     Path(str(config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
     start = time.time()
     log.info("Launching %d jobs, those of one shape together", len(job_overrides))
-    configs = []
-    for number, overrides in enumerate(job_overrides, start=initial_job_idx):
-        configs.append(context.config_loader.load_sweep_config(config, list(overrides)))
-        with open_dict(configs[-1]):
-            configs[-1].hydra.job.num = configs[-1].hydra.job.id = number
+    assert isinstance(context.config_loader, QuickLoader)
+    configs = context.config_loader.take(job_overrides)
+    for number, own in enumerate(configs, start=initial_job_idx):
+        with open_dict(own):
+            own.hydra.job.num = own.hydra.job.id = number
     members = _train(configs, first=initial_job_idx, processes=processes)
     done = []
     for number, (overrides, own) in enumerate(zip(job_overrides, configs, strict=True)):
@@ -149,14 +151,25 @@ def _train(
 
 
 class QuickLoader(ConfigLoaderImpl):
-    """A loader with a `Composer` for jobs: Hydra's sweeper composes each once more, to check it."""
+    """A loader with a `Composer` for jobs, which keeps what Hydra's sweeper has composed."""
 
     def __init__(self, loader: ConfigLoaderImpl, master: DictConfig) -> None:
         self.__dict__ |= loader.__dict__
         self.composer = Composer(loader, master)
+        self._checked: dict[tuple[str, ...], list[DictConfig]] = {}
 
     def load_sweep_config(
         self, master_config: DictConfig, sweep_overrides: list[str]
     ) -> DictConfig:
         """The configuration of a job."""
-        return self.composer.compose(sweep_overrides)
+        config = self.composer.compose(sweep_overrides)
+        self._checked.setdefault(tuple(sweep_overrides), []).append(config)
+        return config
+
+    def take(self, jobs: Sequence[Sequence[str]]) -> list[DictConfig]:
+        """The configurations of jobs, each an object of its own."""
+        checked, self._checked = self._checked, {}
+        return [
+            found.pop() if (found := checked.get(tuple(job))) else self.composer.compose(job)
+            for job in jobs
+        ]
