@@ -92,6 +92,7 @@ def test_a_project_trains_searches_and_passes_its_tests(installed, tmp_path):
     say(perceptrail, "new", "lab", cwd=tmp_path)
     said = say(perceptrail, "train")
     assert "next: perceptrail evaluate run=outputs/" in said
+    assert f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/lab/mlflow.db" in said
     assert "test accuracy" in say(perceptrail, "evaluate", "run=best")
     said = say(python, "train.py", "-m", "hparams_search=waves", "tracking=none")
     assert "train the best again: python train.py" in said

@@ -20,9 +20,10 @@ from perceptrail.build import task_name
 from perceptrail.callbacks import BEST, Row
 from perceptrail.config import OWN
 from perceptrail.data.module import Data
-from perceptrail.invocation import typed
+from perceptrail.invocation import pages, typed
 from perceptrail.measures import KINDS, MEASURES, measure, said
 from perceptrail.network import Module, Network, fault, sources
+from perceptrail.passwords import masked
 from perceptrail.prediction import judge
 from perceptrail.recorder import RunLog
 from perceptrail.tasks import Task
@@ -164,7 +165,8 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     print(
         f"\n{summary}\n"
         f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
-        f"next: {typed('evaluate')} run={shown}" + ("   or   make ui" if log.run_id else "")
+        f"next: {typed('evaluate')} run={shown}"
+        + (f"   or   {pages(masked(trained.cfg.tracking.uri))}" if log.run_id else "")
     )
     return {**reached, "parameters": float(network.parameter_count)}
 

@@ -30,6 +30,15 @@ def typed(name: str) -> str:
     return f"python {beside}" if _is_script() and beside.exists() else f"perceptrail {name}"
 
 
+def pages(store: str) -> str:
+    """What one types to look at the runs in an MLflow store, by its address."""
+    if store.startswith("http"):
+        return f"look at {store}"
+    if Path(sys.argv[0]).resolve().parent == Path.cwd() and Path("Makefile").exists():
+        return "make ui"
+    return f"mlflow ui --backend-store-uri {shlex.quote(store)}"
+
+
 def _is_script() -> bool:
     script = Path(sys.argv[0])
     return script.suffix == ".py" and script.stem != "__main__"
