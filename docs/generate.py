@@ -102,6 +102,7 @@ def _sweeper() -> list[str]:
     """What a search is told, by the comments of its settings; its samplers and pruners."""
     fields = Path(settings.__file__).read_text().partition("class Settings:")[2]
     fields = fields.partition("    def ")[0]
+    chosen = {kind: name for entry in settings.Settings().defaults for kind, name in entry.items()}
     rows: list[tuple[str, str, str]] = []
     comment = ""
     for line in fields.splitlines():
@@ -110,7 +111,8 @@ def _sweeper() -> list[str]:
         elif (match := re.match(r"    ([a-z]\w*): .*? = (.*)", line)) and match[1] != "defaults":
             value = re.sub(r"field\(default_factory=(list|dict|lambda: (.*))\)", r"\2", match[2])
             empty = {"list": "[]", "dict": "{}"}.get(match[2].partition("=")[2].rstrip(")"), value)
-            default = {"None": "null", "MISSING": ""}.get(empty, empty.strip('"'))
+            names = {"None": "null", "MISSING": chosen.get(match[1], "")}
+            default = names.get(empty, empty.strip('"'))
             rows.append((f"hydra.sweeper.{match[1]}", default, comment.strip()))
             comment = ""
     parts = [
