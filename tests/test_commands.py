@@ -454,14 +454,14 @@ def test_light_answers_import_nothing_heavy(tmp_path, arguments):
 @pytest.mark.parametrize("hidden", ["[]", "[16]"], ids=["no hidden layer", "one hidden layer"])
 def test_xor_needs_a_hidden_layer(tmp_path, hidden):
     options = ("experiment=xor", "tracking=none", "figures=false", f"model.hidden={hidden}")
-    run("train.py", "-m", *options, "seed=0,1,2,3,4", "hydra.sweep.dir=m/x/y", cwd=tmp_path)
+    run("train.py", "-m", *options, "seed=range(0,10)", "hydra.sweep.dir=m/x/y", cwd=tmp_path)
     files = list(tmp_path.glob("m/x/y/*/metrics.json"))
     accuracies = [json.loads(file.read_text())["best/val/acc"] for file in files]
-    assert len(accuracies) == 5
+    assert len(accuracies) == 10
     if hidden == "[]":
         assert max(accuracies) <= 0.75
     else:
-        assert sum(accuracy == 1.0 for accuracy in accuracies) >= 4
+        assert sum(accuracy == 1.0 for accuracy in accuracies) >= 9
 
 
 def test_evaluating_a_multirun_gives_mean_and_deviation(tmp_path):
