@@ -17,7 +17,7 @@ from perceptrail import recorder
 from perceptrail.config import at, plain
 from perceptrail.errors import UserError
 from perceptrail.runs import RECORD
-from perceptrail.search.jobs import Composer, as_job, run_job
+from perceptrail.search.jobs import Composer, as_job, run_job, set_imports_aside
 
 if TYPE_CHECKING:
     from perceptrail.data.dataset import Dataset
@@ -89,8 +89,8 @@ def launch(
 ) -> list[JobReturn]:
     """Run jobs as Hydra's BasicLauncher would, and faster where they can be trained together.
 
-    What can be trained together is planned and trained first; then every job is run in its turn,
-    and either trains, as `function` has it, or leaves what its training in the stack has led to.
+    What can be trained together is trained first, and then every job is run in its turn: it either
+    trains, as `function` has it, or leaves what its training in the stack has led to.
     """
     if processes is not None and processes < 1:
         raise UserError(
@@ -106,25 +106,35 @@ def launch(
     for number, own in enumerate(configs, start=initial_job_idx):
         with open_dict(own):
             own.hydra.job.num = own.hydra.job.id = number
-    members = _train(configs, first=initial_job_idx, processes=processes)
+    titles = [
+        f"\t#{number} : {' '.join(filter_overrides(overrides))}"
+        for number, overrides in enumerate(job_overrides, start=initial_job_idx)
+    ]
+    members = _prepare(configs, first=initial_job_idx)
+    for number in members:
+        log.info(titles[number])
+    if members:
+        from perceptrail.fused.run import train
+
+        train(list(members.values()), processes=processes)
     done = []
-    for number, (overrides, own) in enumerate(zip(job_overrides, configs, strict=True)):
-        log.info("\t#%d : %s", initial_job_idx + number, " ".join(filter_overrides(overrides)))
+    for number, (title, own) in enumerate(zip(titles, configs, strict=True)):
         task = function
         if number in members:
             from perceptrail.fused.run import finish
 
             task = partial(finish, member=members.pop(number), start=start)
+        else:
+            configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+            log.info(title)
         done.append(run_job(own, function=task, context=context))
-        configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     recorder.settle()
     return done
 
 
-def _train(
-    configs: Sequence[DictConfig], *, first: int, processes: int | None
-) -> "dict[int, Member]":
-    """Train what can be trained together; the members by their jobs' places."""
+def _prepare(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]":
+    """What can be trained together, by the jobs' places; says what cannot, and why."""
     members: dict[int, Member] = {}
     alone: dict[str, list[str]] = {}
     datasets: dict[str, Dataset] = {}
@@ -139,14 +149,11 @@ def _train(
                     members[place] = prepare(config, datasets)
                 except (UserError, OmegaConfBaseException, OSError) as error:
                     reason = str(error)
+                set_imports_aside()
         if reason is not None:
             alone.setdefault(reason, []).append(f"#{first + place}")
     for reason, numbers in alone.items():
         log.info("Alone, because of %s: %s", reason, " ".join(numbers))
-    if members:
-        from perceptrail.fused.run import train
-
-        train(list(members.values()), processes=processes)
     return members
 
 

@@ -14,7 +14,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from enum import Enum
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -115,7 +115,7 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
             files = {"config": own, "hydra": hidden, "overrides": hydra.overrides.task}
             (folder / hydra.output_subdir).mkdir(exist_ok=True)
             for name, content in files.items():
-                (folder / hydra.output_subdir / f"{name}.yaml").write_text(masked(_yaml(content)))
+                (folder / hydra.output_subdir / f"{name}.yaml").write_text(masked(_text(content)))
         with env_override(hydra.job.env_set):
             context.callbacks.on_job_start(config=config, task_function=function)
             try:
@@ -123,7 +123,7 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
             except Exception as error:
                 job.return_value, job.status = error, JobStatus.FAILED
         context.callbacks.on_job_end(config=config, job_return=job)
-        _set_imports_aside()
+        set_imports_aside()
         return job
 
 
@@ -148,8 +148,8 @@ def _copies(config: DictConfig) -> Callable[[], DictConfig]:
 
 
 @cache
-def _set_imports_aside() -> None:
-    """Once, after the first job: let no later garbage collection go through what imports made."""
+def set_imports_aside() -> None:
+    """Once, when a job has imported all: let no later garbage collection go through that."""
     gc.collect()
     gc.freeze()
 
@@ -161,8 +161,22 @@ class _Dumper(yaml.CSafeDumper):
 _Dumper.add_representer(str, cast(Any, get_omega_conf_dumper()).str_representer)
 
 
-def _yaml(config: Any) -> str:
-    return str(yaml.dump(_plain(config), Dumper=_Dumper, allow_unicode=True, sort_keys=False))
+def _text(config: Any) -> str:
+    """A configuration as YAML, part by part: most parts are the same in the next job's."""
+    told = _plain(config)
+    if not isinstance(told, dict):
+        return _yaml(pickle.dumps(told))
+    if set(told) != {"hydra"}:
+        return "".join(_yaml(pickle.dumps({key: value})) for key, value in told.items())
+    head = "hydra:\n"
+    parts = (_yaml(pickle.dumps({"hydra": {k: value}})) for k, value in told["hydra"].items())
+    return head + "".join(part.removeprefix(head) for part in parts)
+
+
+@lru_cache(maxsize=256)
+def _yaml(pickled: bytes) -> str:
+    plain = pickle.loads(pickled)
+    return str(yaml.dump(plain, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
 
 
 def _plain(node: Any) -> Any:
