@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -16,6 +17,7 @@ from perceptrail.callbacks import DivergenceError
 from perceptrail.errors import UserError
 from perceptrail.fused import sharing
 from perceptrail.fused.group import Group
+from perceptrail.fused.orders import Orders
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -155,3 +157,26 @@ def test_what_belongs_to_a_study_stays(monkeypatch):
     judged = [SimpleNamespace(device=torch.device("cpu"), pruning=["a judge"]) for _ in range(2)]
     sharing.fit([judged], lambda epochs: None, processes=None)
     assert seen == [(judged, os.getpid())]
+
+
+def test_orders_are_drawn_ahead():
+    seeds, n, epochs = [5, 3, 8, 1, 9], 40, 8
+    orders = Orders(seeds, n, epochs=epochs)
+    left = [0, 1, 2, 3, 4]
+    for epoch in range(epochs):
+        out = np.empty((len(left), n), np.int32)
+        orders.take(left, out)
+        alone = [np.random.default_rng((seeds[k], epoch + 1)).permutation(n) for k in left]
+        np.testing.assert_array_equal(out, alone)
+        left = left[epoch % 2 :]
+    orders.close()
+
+
+def test_a_process_that_draws_orders_and_dies_is_told_of():
+    orders = Orders([1, 2], 40, epochs=50)
+    psutil.Process().children()[-1].kill()
+    out = np.empty((2, 40), np.int32)
+    with pytest.raises(UserError, match="a process that shuffles has died"):
+        for _ in range(50):
+            orders.take([0, 1], out)
+    orders.close()

@@ -1,11 +1,13 @@
 """Lightning's Trainer as the group `trainer` says, and PyTorch made ready for its device."""
 
 import logging
+import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from threading import Thread
 from traceback import walk_tb
 from typing import Any
 
@@ -17,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import nn
 from torch.backends import mps
+from torch.nn import functional
 
 from perceptrail.build import build, task_name
 from perceptrail.config import OWN, REFUSED
@@ -65,6 +68,27 @@ def use_device(trainer: DictConfig) -> None:
             "AMX); they are emulated, which is slower than 32-true"
         )
     torch.set_float32_matmul_precision(trainer.matmul_precision)
+
+
+def wake(trainer: DictConfig) -> Callable[[], None]:
+    """Have a GPU get ready while data are read: the first step of all takes it as long as epochs.
+
+    Returns what waits until it is. Where there are several, or none, nothing is done.
+    """
+    if not torch.cuda.is_available() or trainer.accelerator == "cpu" or trainer.devices != 1:
+        return lambda: None
+    if trainer.deterministic:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as Lightning will, but then too late
+
+    def make_a_step() -> None:
+        with suppress(RuntimeError):  # which the run will meet too
+            x = torch.zeros(8, 8, device="cuda", requires_grad=True)
+            y = torch.zeros(8, dtype=torch.long, device="cuda")
+            functional.cross_entropy(functional.linear(x, x).relu(), y).backward()
+
+    thread = Thread(target=make_a_step)
+    thread.start()
+    return thread.join
 
 
 @cache

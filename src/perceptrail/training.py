@@ -44,7 +44,7 @@ from perceptrail.passwords import masked
 from perceptrail.provenance import flat, origin
 from perceptrail.recorder import LateLog, RunLog
 from perceptrail.tasks import Task
-from perceptrail.trainer import blaming, check_callback, chunk, make_trainer, part, stepping
+from perceptrail.trainer import blaming, check_callback, chunk, make_trainer, part, stepping, wake
 
 if TYPE_CHECKING:
     from perceptrail.search.pruning import Pruning
@@ -62,6 +62,7 @@ def run(cfg: DictConfig) -> float | list[float]:
     config.validate(cfg)
     clock = Clock.of_job()
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    until_awake = wake(cfg.trainer)
     named = _named_callbacks(cfg)
     parts = assemble(cfg, dataset(cfg), named.values())
     data, network, learned = parts[:3]
@@ -82,6 +83,7 @@ def run(cfg: DictConfig) -> float | list[float]:
     trainer = make_trainer(cfg, run_dir, [*own, *pruning, history, checkpoints], loggers=loggers)
     for logger in loggers:
         logger.log_hyperparams({k: masked(v) for k, v in flat(cfg).items()})  # no passwords
+    until_awake()
     last = run_dir / LAST
     fit = partial(trainer.fit, module, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more

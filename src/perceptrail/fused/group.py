@@ -4,18 +4,19 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceptrail.callbacks import Row
 from perceptrail.data.module import VALUES, Batch, numbers
 from perceptrail.fused.member import Course, Member
 from perceptrail.fused.orders import Orders, draw
+from perceptrail.fused.progress import Progress
 from perceptrail.fused.stack import Stack
-from perceptrail.fused.update import OFF, OWN, Update
+from perceptrail.fused.update import OFF, OWN, Update, column
 from perceptrail.replay import Replay
 
 
@@ -51,7 +52,7 @@ class Group:
             },
             alike=self._alike,
         )
-        self._rates = torch.tensor([float(own["lr"]) for own in defaults], dtype=torch.float64)
+        self._rates = np.array([float(own["lr"]) for own in defaults])
         self._factors = _Courses([member.factor for member in members])
         self._dropouts = _Courses([member.dropout for member in members])
         smoothing = [own["label_smoothing"] for own in chosen]
@@ -61,6 +62,7 @@ class Group:
         self._scale, self._shift = (  # [members, 1, 1 or inputs]
             self._tensor(values.reshape(len(data), 1, -1)) for values in (1 / stds, -means / stds)
         )
+        self._progress = Progress(members, steps=self._steps)
         self._best: dict[str, Tensor] = {
             name: value.clone() for name, value in self._stack.state.items()
         }
@@ -90,56 +92,64 @@ class Group:
         """Train until every member is done; `told` hears how many epochs have been dealt with."""
         started = time.perf_counter()
         if self._device.type == "cuda":
-            self._orders = Orders(self._train.shape[1], epochs=self._epochs)
+            seeds = [member.seed for member in self._members]
+            self._orders = Orders(seeds, self._train.shape[1], epochs=self._epochs)
+            self._order = torch.empty(self._train.shape, dtype=torch.int32, pin_memory=True)
         try:
+            self._ahead = self._plan(0)
             for epoch in range(self._epochs):
-                rows = self._epoch(epoch)
-                gone = self._settle(rows)
+                present, gone = len(self._members), self._settle(self._epoch(epoch))
                 for member in gone:
                     member.outcome.seconds = time.perf_counter() - started
-                told(len(rows) + sum(self._epochs - len(member.outcome.rows) for member in gone))
+                told(present + len(gone) * (self._epochs - epoch - 1))
                 if not self._members:
                     return
         finally:
             if self._orders:
                 self._orders.close()
 
-    def _epoch(self, epoch: int) -> list[Row]:
-        """Train and validate once; each member's row of the history."""
-        before = time.perf_counter()
+    def _plan(self, epoch: int) -> "_Plan":
         t = [(epoch + k / self._steps) / self._epochs for k in range(self._steps)]
-        rates, dropouts = self._rates * self._factors(t), self._dropouts(t)
-        train_losses = self._train_epoch(epoch, rates, dropouts).tolist()
-        seconds = time.perf_counter() - before
-        columns: dict[str, list[float]] = {
-            **{f"val/{name}": values.tolist() for name, values in self._validate().items()},
-            "dropout": dropouts[-1].tolist(),
-            "train/loss": train_losses,
-            "lr": rates[-1].tolist(),
-        }
-        told = {"epoch": epoch + 1, "step": (epoch + 1) * self._steps}
-        speed = {"train/samples_per_second": self._train.shape[1] / seconds}
-        figures = zip(*columns.values(), strict=True)
-        return [{**told, **dict(zip(columns, own, strict=True)), **speed} for own in figures]
-
-    def _train_epoch(self, epoch: int, rates: Tensor, dropouts: Tensor) -> Tensor:
-        """Make an epoch's steps at rates [steps, members]; the mean losses [members]."""
-        n, seeds = self._train.shape[1], [member.seed for member in self._members]
         if self._orders:
-            drawn = self._orders.take(dict(zip(self._numbers, seeds, strict=True)))
+            order = self._order[: len(self._members)]
+            self._orders.take(self._numbers, out=order.numpy())
+            order = order.to(self._device, non_blocking=True)
         else:
-            drawn = draw(seeds, n, epoch)
-        rows = self._train.gather(1, torch.from_numpy(drawn).to(self._device).long())
+            seeds = [member.seed for member in self._members]
+            order = torch.from_numpy(draw(seeds, self._train.shape[1], epoch))
+        rows = self._train.gather(1, order.long())
+        return _Plan(rows, self._rates * self._factors(t), self._dropouts(t))
+
+    def _epoch(self, epoch: int) -> dict[str, NDArray[np.float64]]:
+        """Train and validate once; the columns [members] of the history."""
+        plan, begin = self._ahead, _mark(self._device)
+        losses = self._train_epoch(epoch, plan)
+        if epoch + 1 < self._epochs:  # while a GPU works
+            self._ahead = self._plan(epoch + 1)
+        end = _mark(self._device)
+        found = {f"val/{name}": values for name, values in self._validate().items()}
+        known = {"dropout": plan.dropouts[-1], "train/loss": losses, "lr": plan.rates[-1]}
+        columns = {
+            name: values.cpu().numpy().astype(np.float64) if isinstance(values, Tensor) else values
+            for name, values in {**found, **known}.items()
+        }
+        speed = self._train.shape[1] / _seconds(begin, end)
+        return {**columns, "train/samples_per_second": np.full(len(self._members), speed)}
+
+    def _train_epoch(self, epoch: int, plan: "_Plan") -> Tensor:
+        """Make an epoch's steps; the mean losses [members]."""
+        n, seeds = self._train.shape[1], [member.seed for member in self._members]
         source = np.random.SeedSequence([*seeds, epoch])
         torch.manual_seed(int(source.generate_state(1, np.uint64)[0]))
-        paces = rates[:, 0].tolist() if self._alike else rates.float().to(self._device)
-        dropouts = dropouts.float()
-        moving, on = bool((dropouts != dropouts[0]).any()), None
+        rates, dropouts = (torch.from_numpy(own.astype(np.float32)) for own in plan[1:])
+        paces = plan.rates[:, 0].tolist() if self._alike else rates.to(self._device)
+        moving, on = bool((plan.dropouts != plan.dropouts[0]).any()), None
         advance: Callable[..., Tensor] = self._make_step
-        batches: Iterator[tuple[Tensor, ...]] = self._batches(rows, self._size)
+        batches: Iterator[tuple[Tensor, ...]] = self._batches(plan.rows, self._size)
         if self._graphs:
-            on = bool(dropouts.any())
-            advance, batches = self._replay(on), ((own,) for own in rows.split(self._size, 1))
+            on = bool(plan.dropouts.any())
+            batches = ((own,) for own in plan.rows.split(self._size, 1))
+            advance = self._replay(on)
         dropouts = dropouts.to(self._device)
         total = torch.zeros(len(seeds), device=self._device)
         for step, batch in enumerate(batches):
@@ -175,7 +185,9 @@ class Group:
         for x, y in self._batches(self._val):
             outputs = self._stack(x)
             parts.append(self._task.sums(outputs, y))
-            for extra, task, *batch in zip(extras, tasks, outputs, y, strict=False):
+            for extra, task, *batch in (
+                zip(extras, tasks, outputs, y, strict=True) if extras else ()
+            ):
                 extra.update(task, *batch)
         found = self._task.metrics(sum(parts[1:], parts[0]), self._val.shape[1])
         further = [extra.compute() for extra in extras]
@@ -204,28 +216,26 @@ class Group:
         y = y.view(members, -1, *y.shape[1:])
         return x.mul_(self._scale).add_(self._shift), y  # addcmul takes twice as long, if not more
 
-    def _settle(self, rows: Sequence[Row]) -> list[Member]:
-        """Tell the members how their epoch went, and part with those that are done."""
-        told = [member.take(row) for member, row in zip(self._members, rows, strict=True)]
-        improved, done = (
-            torch.tensor(flags, device=self._device) for flags in zip(*told, strict=True)
-        )
-        state = self._stack.state
+    def _settle(self, columns: dict[str, NDArray[np.float64]]) -> list[Member]:
+        """See how the members' epoch went, and part with those that are done."""
+        improved, done = self._progress.add(columns)
+        better, state = torch.from_numpy(improved).to(self._device), self._stack.state
         for name, best in self._best.items():
-            best[improved] = state[name][improved]
-        leaving = done.nonzero()[:, 0].tolist()
+            torch.where(column(better, best), state[name], best, out=best)
+        if not done.any():
+            return []
+        leaving = torch.from_numpy(np.flatnonzero(done)).to(self._device)
         states = [
-            {key: value[leaving].cpu().numpy() for key, value in of_all.items() if leaving}
+            {key: value[leaving].cpu().numpy() for key, value in of_all.items()}
             for of_all in (self._best, state)
         ]
-        for place, k in enumerate(leaving):
-            self._members[k].outcome.states = {
-                name: {key: value[place, ...].copy() for key, value in of_all.items()}
+        gone = self._progress.part(done)
+        for k, member in enumerate(gone):
+            member.outcome.states = {
+                name: {key: value[k, ...].copy() for key, value in of_all.items()}
                 for name, of_all in zip(("best", "last"), states, strict=True)
             }
-        gone = [self._members[k] for k in leaving]
-        if gone:
-            self._keep((~done).nonzero()[:, 0].tolist())
+        self._keep(np.flatnonzero(~done).tolist())
         return gone
 
     def _keep(self, members: list[int]) -> None:
@@ -241,9 +251,38 @@ class Group:
         for name in ("_rates", "_smoothing", "_scale", "_shift", "_train", "_val"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value[members])
+        self._ahead = self._ahead.keep(members)
         for courses in (self._factors, self._dropouts):
             courses.keep(members)
         self._best = {name: value[members] for name, value in self._best.items()}
+
+
+class _Plan(NamedTuple):
+    """What an epoch's steps are made by."""
+
+    rows: Tensor  # [members, n] of the table of examples, in the order of the epoch
+    rates: NDArray[np.float64]  # [steps, members]
+    dropouts: NDArray[np.float64]  # [steps, members]
+
+    def keep(self, members: list[int]) -> "_Plan":
+        """For these members alone."""
+        return _Plan(self.rows[members], self.rates[:, members], self.dropouts[:, members])
+
+
+def _mark(device: torch.device) -> Any:
+    """The moment at which a device is done with what it has been given until now."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds(begin: Any, end: Any) -> float:
+    """What lies between two such moments, once they have come."""
+    return float(
+        begin.elapsed_time(end) / 1000 if isinstance(begin, torch.cuda.Event) else end - begin
+    )
 
 
 class _Courses:
@@ -253,12 +292,12 @@ class _Courses:
         different = dict(courses)
         self._functions = list(different.values())
         place = {name: k for k, name in enumerate(different)}
-        self._which = torch.tensor([place[name] for name, _ in courses])
+        self._which = np.array([place[name] for name, _ in courses])
 
-    def __call__(self, times: Sequence[float]) -> Tensor:
+    def __call__(self, times: Sequence[float]) -> NDArray[np.float64]:
         """Their values, [times, members]."""
-        values = [[function(t) for t in times] for function in self._functions]
-        return torch.tensor(values, dtype=torch.float64)[self._which].T
+        values = [[function(t) for function in self._functions] for t in times]
+        return np.array(values, dtype=np.float64)[:, self._which]
 
     def keep(self, members: list[int]) -> None:
         """Go on with these members alone."""

@@ -3,15 +3,14 @@
 import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
 from perceptrail.assignment import extras
-from perceptrail.callbacks import CURES, DivergenceError, Row
+from perceptrail.callbacks import Row
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
 from perceptrail.fused.update import OWN
@@ -40,8 +39,16 @@ class Outcome:
     error: UserError | None = None
 
 
+class Watched(NamedTuple):
+    """A metric by which epochs are compared: which are better by more than `min_delta`."""
+
+    metric: str
+    mode: str  # min | max
+    min_delta: float = 0.0
+
+
 class Member:
-    """A network in training, as seen from outside: it is told how each epoch went."""
+    """A network in training, as seen from outside."""
 
     def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
         data, network, self.task, optimizer, schedule = parts
@@ -73,14 +80,13 @@ class Member:
             self.task, self.extras = self.task.to(self.device), self.extras.to(self.device)
         self.outcome = Outcome()
         self.pruning = pruning
-        self._monitor: str = settings["monitor"]["metric"]
-        self._record = _Record(self._monitor, settings["monitor"]["mode"])
+        self.monitored = Watched(**settings["monitor"])
         stopping = settings["callbacks"].get("early_stopping") or {"patience": math.inf}
-        self._patience: float = stopping.get("patience", 3)
-        self._watch = _Record(
-            stopping.get("monitor", self._monitor),
-            stopping.get("mode", "min"),
-            delta=stopping.get("min_delta", 0.0),
+        self.patience: float = stopping.get("patience", 3)  # epochs
+        self.watched = Watched(
+            metric=stopping.get("monitor", self.monitored.metric),
+            mode=stopping.get("mode", "min"),
+            min_delta=stopping.get("min_delta", 0.0),
         )
 
     @property
@@ -95,39 +101,3 @@ class Member:
         options["task"] = self.task.facts()["name"], self.task.facts().get("loss")
         options["metrics"] = self.asked
         return (str([*parts, *noises, options]), self.optimizer.func, *device, *sizes)
-
-    def take(self, row: Row) -> tuple[bool, bool]:
-        """Add an epoch; whether it is the best yet, and whether it is the last."""
-        self.outcome.rows.append(row)
-        epoch = len(self.outcome.rows)
-        for name in ("train/loss", "val/loss"):
-            if not isfinite(row[name]):
-                self.outcome.error = DivergenceError(
-                    f"{name} became {row[name]} in epoch {epoch} "
-                    f"(learning rate {row['lr']:.3g}): {CURES}"
-                )
-                return False, True
-        improved = self._record.add(row)
-        if improved:
-            self.outcome.best_epoch = epoch - 1
-        self._watch.add(row)
-        ended = epoch == self.epochs or self._watch.since >= self._patience
-        pruned = [judge.consider(row[self._monitor], epoch - 1) for judge in self.pruning]
-        return improved, ended or any(pruned)
-
-
-class _Record:
-    """The best value of a metric, and for how many epochs there has been none better by `delta`."""
-
-    def __init__(self, metric: str, mode: str, *, delta: float = 0.0) -> None:
-        self._metric, self._sign, self._delta = metric, 1 if mode == "min" else -1, abs(delta)
-        self._best, self.since = math.inf, 0
-
-    def add(self, row: Row) -> bool:
-        """Whether this epoch is the best yet."""
-        value = self._sign * row[self._metric]
-        if value + self._delta < self._best:
-            self._best, self.since = value, 0
-            return True
-        self.since += 1
-        return False
