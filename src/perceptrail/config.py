@@ -329,15 +329,14 @@ def plain(cfg: DictConfig) -> Plain:
     """A configuration as Python's own dicts and lists, which are looked through a hundred times as
     fast; without Hydra's part.
     """
-    own = {str(name): node for name, node in cfg.items_ex(resolve=False) if name != "hydra"}
-    return {
-        name: OmegaConf.to_container(cfg[name], resolve=True)
-        if OmegaConf.is_config(node)
-        else "???"
-        if OmegaConf.is_missing(cfg, name)
-        else cfg[name]
-        for name, node in own.items()
-    }
+
+    def value(name: Any) -> Any:
+        if OmegaConf.is_missing(cfg, name):
+            return "???"
+        node = cfg[name]
+        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+    return {str(name): value(name) for name in cfg if name != "hydra"}
 
 
 def at(told: Plain, key: str, default: Any = None) -> Any:
