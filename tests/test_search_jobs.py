@@ -20,7 +20,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from search_app.lab import HERE
 
-from perceptrail.search import engines
+from perceptrail.search import engines, jobs
 from perceptrail.search.engines import Task
 from perceptrail.search.jobs import Composer, run_job
 
@@ -165,3 +165,11 @@ def test_a_trial_finds_nothing_left_of_the_last(
         for number in range(3):
             outcome = task.run(composer, number, [])
             assert outcome.values == (0.0,), outcome.reason
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"a": {}, "b": "two\nlines", "c": [1, {"d": None}]}, {"hydra": {"x": {"y": 1}}}]
+)
+def test_yaml_by_parts_is_that_of_the_whole(content: dict[str, Any]) -> None:
+    config = OmegaConf.create(content)
+    assert jobs._text(config) == OmegaConf.to_yaml(config)

@@ -77,7 +77,7 @@ def wake(trainer: DictConfig) -> Callable[[], None]:
     """
     if not torch.cuda.is_available() or trainer.accelerator == "cpu" or trainer.devices != 1:
         return lambda: None
-    if trainer.deterministic:
+    if trainer.get("deterministic"):
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as Lightning will, but then too late
 
     def make_a_step() -> None:

@@ -109,11 +109,13 @@ class Group:
                 self._orders.close()
 
     def _plan(self, epoch: int) -> "_Plan":
+        """What an epoch's steps are to be made by; on a GPU it need not have arrived."""
         t = [(epoch + k / self._steps) / self._epochs for k in range(self._steps)]
         if self._orders:
             order = self._order[: len(self._members)]
             self._orders.take(self._numbers, out=order.numpy())
-            order = order.to(self._device, non_blocking=True)
+            # The next is put where this one was: after a sync, but for the first.
+            order = order.to(self._device, non_blocking=epoch > 0)
         else:
             seeds = [member.seed for member in self._members]
             order = torch.from_numpy(draw(seeds, self._train.shape[1], epoch))

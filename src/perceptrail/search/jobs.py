@@ -164,7 +164,7 @@ _Dumper.add_representer(str, cast(Any, get_omega_conf_dumper()).str_representer)
 def _text(config: Any) -> str:
     """A configuration as YAML, part by part: most parts are the same in the next job's."""
     told = _plain(config)
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or not told:
         return _yaml(pickle.dumps(told))
     if set(told) != {"hydra"}:
         return "".join(_yaml(pickle.dumps({key: value})) for key, value in told.items())
