@@ -1,6 +1,5 @@
 """Networks trained as one stack, against the same networks trained one by one."""
 
-import csv
 import json
 from functools import partial
 from statistics import mean, stdev
@@ -8,9 +7,8 @@ from statistics import mean, stdev
 import pytest
 import torch
 from hydra.core.utils import JobStatus
-from launching import launch
+from launching import assert_alike, history, launch
 from mlflow.tracking import MlflowClient
-from safetensors.torch import load_file
 
 from perceptrail.activations import ACTIVATIONS
 from perceptrail.callbacks import DivergenceError
@@ -21,35 +19,6 @@ from perceptrail.model import MLP, NORMS
 SMALL = ("data=spirals", "data.points=150", "model.hidden=[12,8]", "model.dropout=0")
 DIGITS = ("data=digits", "data.val_size=900", "model.hidden=[16]", "model.dropout=0")
 EPOCHS = "trainer.max_epochs=3"
-
-
-def history(folder):
-    """What each epoch came to, but for the speed."""
-    with (folder / "history.csv").open() as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [{k: v for k, v in row.items() if "per_second" not in k} for row in rows]
-
-
-def assert_alike(jobs, tmp_path):
-    """Have the jobs run both ways, and compare all that they leave."""
-    alone = launch("basic", jobs, tmp_path / "alone")
-    fused = launch("fused", jobs, tmp_path / "fused")
-    for number, (a, b) in enumerate(zip(alone, fused, strict=True)):
-        one, other = tmp_path / "alone" / str(number), tmp_path / "fused" / str(number)
-        assert a.return_value == pytest.approx(b.return_value, rel=1e-4), jobs[number]
-        expected, rows = history(one), history(other)
-        assert len(expected) == len(rows)
-        for left, right in zip(expected, rows, strict=True):
-            assert list(left) == list(right)
-            assert right == pytest.approx(left, rel=1e-4, abs=1e-6), jobs[number]
-        weights = load_file(other / "model" / "model.safetensors")
-        for name, value in load_file(one / "model" / "model.safetensors").items():
-            torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-4)
-        files = {p.relative_to(one) for p in one.rglob("*")}
-        assert {p.relative_to(other) for p in other.rglob("*")} == files
-        left, right = (json.loads((f / "metrics.json").read_text()) for f in (one, other))
-        assert list(left) == list(right)
-        assert left["best_epoch"] == right["best_epoch"]
 
 
 def test_every_activation(tmp_path):

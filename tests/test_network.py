@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from perceptrail import network as networks
 from perceptrail.errors import UserError
 from perceptrail.model import MLP
-from perceptrail.network import make, prepare
+from perceptrail.network import load, make, prepare
 from perceptrail.runs import find
 
 FACTS = {"shape": (8, 8), "outputs": 10, "mean": 2.0, "std": 4.0}
@@ -168,6 +168,18 @@ def test_weights_come_from_files_of_every_kind(tmp_path):
     prepare(other, weights=str(tmp_path / "b.pt"), fresh=["layers.4"], frozen=())
     assert torch.equal(other.weights[0], source.weights[0])
     assert torch.equal(other.weights[1], before)
+
+
+def test_weights_that_two_layers_share_are_read_back(tmp_path):
+    node = {"_target_": "users_modules.Rich", "outputs": 3}
+    modules = [make(node, shape=[8, 8], outputs=3, mean=0.5, std=2.0) for _ in range(2)]
+    x = torch.rand(4, 64)
+    modules[0].eval().save(tmp_path / "model")
+    expected = modules[0](x)
+    read, _ = load(tmp_path / "model")
+    assert torch.equal(read(x), expected)
+    prepare(modules[1], weights=str(tmp_path), fresh=(), frozen=())
+    assert torch.equal(modules[1].eval()(x), expected)
 
 
 @pytest.mark.parametrize(

@@ -51,5 +51,5 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [batch, outputs]."""
-        y: Tensor = self.head(self.features(x.contiguous(memory_format=torch.channels_last)))
+        y: Tensor = self.head(self.features(x))
         return y

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_model
+from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -67,7 +67,10 @@ class Module(nn.Module):
 
     def seen(self, x: Tensor) -> Tensor:
         """Raw inputs [batch, values] as the module sees them: standardised, in its shape."""
-        x = self.standardise(x)
+        return self.shaped(self.standardise(x))
+
+    def shaped(self, x: Tensor) -> Tensor:
+        """Rows [batch, values] in the shape that the module sees."""
         return x.unflatten(1, self._shape) if self._shape else x
 
     @property
@@ -178,6 +181,8 @@ def prepare(
                 raise UserError(f"model.{key}={pattern}: fits none of {', '.join(names)}")
     if weights is not None:
         stored = _read(Path(weights).expanduser())
+        for same in _shared(body):  # of which a file may hold one
+            stored |= {k: stored[j] for j in same if j in stored for k in same}
         kept = {k: v for k, v in stored.items() if not _matches(k, fresh)}
         needed = {k: v for k, v in own.items() if not _matches(k, fresh)}
         for what, names in (
@@ -198,6 +203,14 @@ def prepare(
         parameter.requires_grad_(not _matches(name, frozen))
     if not any(parameter.requires_grad for parameter in body.parameters()):
         raise UserError(f"model.frozen={list(frozen)}: leaves nothing to be learned")
+
+
+def _shared(body: nn.Module) -> list[list[str]]:
+    """Names in the state_dict that mean one tensor."""
+    names: dict[int, list[str]] = {}
+    for name, value in body.state_dict(keep_vars=True).items():
+        names.setdefault(id(value), []).append(name)
+    return [same for same in names.values() if len(same) > 1]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -250,5 +263,5 @@ def load(folder: Path) -> tuple[Network, dict[str, Any]]:
     except Exception as error:
         name = json.loads((folder / ARCHITECTURE).read_text())["module"]["node"]["_target_"]
         raise UserError(f"{folder}: {name} cannot be made anew ({_line(error)})") from error
-    module.body.load_state_dict(load_file(folder / WEIGHTS))
+    load_model(module.body, folder / WEIGHTS)
     return module.eval(), facts

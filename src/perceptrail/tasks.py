@@ -66,7 +66,7 @@ class Task(nn.Module, ABC):
     def loss(self, outputs: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """The mean loss of outputs [n, outputs]."""
         if self._own_loss is not None:
-            return self._own_loss(*self.seen(outputs, y))
+            return self._own_losses(outputs, y)
         return self._loss(outputs, y, label_smoothing=label_smoothing)
 
     def _loss(self, outputs: Tensor, y: Tensor, *, label_smoothing: float) -> Tensor:
@@ -78,18 +78,37 @@ class Task(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """A `share` of the task's loss, and its gradient by the outputs [n, outputs]."""
 
-    @abstractmethod
     def losses_and_slopes(
         self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Members' mean losses, and their gradients by the outputs [members, n, outputs]."""
+        if self._own_loss is None:
+            return self._losses_and_slopes(outputs, y, label_smoothing=label_smoothing)
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            losses = self._own_losses(outputs, y)
+            (slopes,) = torch.autograd.grad(losses.sum(), outputs)
+        return losses.detach(), slopes
+
+    @abstractmethod
+    def _losses_and_slopes(
+        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Those of the task's own loss."""
+
+    def _own_losses(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """The means [...] by the loss that takes the place of the task's."""
+        assert self._own_loss is not None
+        one = self._own_loss
+        of_all = one if outputs.dim() == 2 else torch.vmap(one, randomness="different")
+        return of_all(*self.seen(outputs, y))
 
     def sums(self, outputs: Tensor, y: Tensor) -> Tensor:
         """What `metrics` takes, to be added up over batches: [..., sums]."""
         if self._own_loss is None:
             loss = self.example_losses(outputs, y).sum(-1, dtype=torch.float64)
         else:
-            loss = self.loss(outputs, y).double() * len(outputs)
+            loss = self._own_losses(outputs, y).double() * outputs.shape[-2]
         return torch.stack([loss, *self.counts(outputs, y)], -1)
 
     def metrics(self, sums: Tensor, n: int | Tensor) -> dict[str, Tensor]:
@@ -159,8 +178,8 @@ class Classification(Task):
             (slope,) = torch.autograd.grad(loss, outputs)
         return loss.detach(), slope
 
-    def losses_and_slopes(
-        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
+    def _losses_and_slopes(
+        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """By the kernels alone."""
         weights = None if self.weights is None else self.weights.gather(-1, y)
@@ -197,10 +216,10 @@ class Classification(Task):
 
     def seen(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """A logit for every class, that of the first of two being 0; labels, or probabilities."""
-        if outputs.shape[1] > 1:
+        if outputs.shape[-1] > 1:
             return outputs, y
-        y = torch.stack([1 - y, y], 1) if y.is_floating_point() else y
-        return torch.cat([torch.zeros_like(outputs), outputs], 1), y
+        y = torch.stack([1 - y, y], -1) if y.is_floating_point() else y
+        return torch.cat([torch.zeros_like(outputs), outputs], -1), y
 
     @classmethod
     def stacked(cls, tasks: Sequence[Self]) -> Self:
@@ -209,7 +228,8 @@ class Classification(Task):
             return tasks[0]
         even = torch.ones(len(tasks[0].names))
         weights = [even if task.weights is None else task.weights for task in tasks]
-        return cls(tasks[0].names, class_weights=torch.stack(weights))
+        own_loss = tasks[0]._own_loss
+        return cls(tasks[0].names, class_weights=torch.stack(weights), own_loss=own_loss)
 
     def keep(self, members: list[int]) -> None:
         """Their weights."""
@@ -277,8 +297,8 @@ class Regression(Task):
         error = self._error(outputs, y)
         return self._value(error).mean() * share, self._slope(error) * (share / error.numel())
 
-    def losses_and_slopes(
-        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
+    def _losses_and_slopes(
+        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """By a formula."""
         error = self._error(outputs, y)
@@ -330,7 +350,8 @@ class Regression(Task):
         means, stds = (
             torch.stack([getattr(t, k) for t in tasks])[:, None] for k in ("mean", "std")
         )
-        return cls(tasks[0].names, mean=means, std=stds, loss=tasks[0]._kind)
+        first = tasks[0]
+        return cls(first.names, mean=means, std=stds, loss=first._kind, own_loss=first._own_loss)
 
     def keep(self, members: list[int]) -> None:
         """Their scales."""
@@ -358,11 +379,11 @@ class Multilabel(Task):
     ) -> tuple[Tensor, Tensor]:
         """By a formula."""
         smoothing = outputs.new_full((1, 1), label_smoothing)
-        loss, slope = self.losses_and_slopes(outputs[None], y[None], label_smoothing=smoothing)
+        loss, slope = self._losses_and_slopes(outputs[None], y[None], label_smoothing=smoothing)
         return loss[0] * share, slope[0] * share
 
-    def losses_and_slopes(
-        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None = None
+    def _losses_and_slopes(
+        self, outputs: Tensor, y: Tensor, *, label_smoothing: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """By a formula: the gradient by a logit is the difference of probability and target."""
         smoothing = 0.0 if label_smoothing is None else label_smoothing.unsqueeze(-1)

@@ -17,6 +17,9 @@ from perceptrail.fused.orders import Orders, draw
 from perceptrail.fused.progress import Progress
 from perceptrail.fused.stack import Stack
 from perceptrail.fused.update import OFF, OWN, Update, column
+from perceptrail.fused.vmapped import Vmapped
+from perceptrail.model import MLP
+from perceptrail.network import Module, Network
 from perceptrail.replay import Replay
 
 
@@ -34,7 +37,7 @@ class Group:
         self._replayed: tuple[bool, Replay] | None = None  # with dropout or without, and how
         self._task = first.task.stacked([member.task for member in members]).to(self._device)
         self._collect()
-        self._stack = Stack([member.network for member in members], device=self._device)
+        self._stack = _stacked([member.network for member in members], device=self._device)
         defaults = [member.optimizer([torch.zeros(1)]).defaults for member in members]
         courses = {member.factor[0] for member in members}
         self._alike = len(courses) == 1 and all(
@@ -257,6 +260,13 @@ class Group:
         for courses in (self._factors, self._dropouts):
             courses.keep(members)
         self._best = {name: value[members] for name, value in self._best.items()}
+
+
+def _stacked(networks: Sequence[Network], *, device: torch.device) -> Stack | Vmapped:
+    plain = [network for network in networks if isinstance(network, MLP)]
+    if plain:
+        return Stack(plain, device=device)
+    return Vmapped([own for own in networks if isinstance(own, Module)], device=device)
 
 
 class _Plan(NamedTuple):

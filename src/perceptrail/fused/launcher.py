@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,17 +37,19 @@ VALUES: Mapping[str, tuple[Any, ...]] = {
     "optimizer._target_": _OPTIMIZERS,
     "schedule._target_": _SCHEDULES,
     "task.name": ("classification", "regression", "multilabel"),
-    "task.loss": (None, "mse", "mae", "huber"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "cuda"),
     "trainer.devices": (1,),
     "trainer.strategy": ("auto",),
     "trainer.precision": ("32-true",),
     "callbacks.early_stopping._target_": (None, "pytorch_lightning.callbacks.EarlyStopping"),
 }
-# And one that has further keys, unless they are null.
+# And one that has further keys, unless they are null; a module of one's own has its arguments.
 KEYS: Mapping[str, set[str]] = {
-    "model": {"hidden", "activation", "dropout", "input_dropout", "norm", "noise", "input_noise"},
-    "task": {"class_weights"},
+    "model": {
+        *("hidden", "activation", "dropout", "input_dropout", "norm", "noise", "input_noise"),
+        *("weights", "fresh"),
+    },
+    "task": {"class_weights", "loss"},
     "regularization": {"label_smoothing", "l1", "l2", "gradient_clip", "max_norm"},
     "distillation": {"weight"},
     "dropout": {"schedule", "start", "end", "cutoff"},
@@ -72,6 +74,8 @@ def obstacle(cfg: DictConfig) -> str | None:
         if value not in allowed:
             return f"{key}={value}"
     for key, known in KEYS.items():
+        if key == "model" and at(told, "model._target_"):
+            continue
         for name, value in (at(told, key) or {}).items():
             if value and name not in known and f"{key}.{name}" not in VALUES:
                 return f"{key}.{name}"
@@ -138,6 +142,7 @@ def _prepare(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]
     members: dict[int, Member] = {}
     alone: dict[str, list[str]] = {}
     datasets: dict[str, Dataset] = {}
+    firsts: dict[Hashable, Member] = {}
     for place, config in enumerate(configs):
         with as_job(config):
             folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
@@ -146,7 +151,7 @@ def _prepare(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]
                 from perceptrail.fused.run import prepare  # imports PyTorch
 
                 try:
-                    members[place] = prepare(config, datasets)
+                    members[place] = prepare(config, datasets, firsts)
                 except (UserError, OmegaConfBaseException, OSError) as error:
                     reason = str(error)
                 set_imports_aside()

@@ -15,6 +15,7 @@ from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
 from perceptrail.fused.update import OWN
 from perceptrail.model import MLP
+from perceptrail.network import Network
 from perceptrail.schedules import DROPOUT_SCHEDULES
 from perceptrail.training import Parts
 
@@ -54,7 +55,7 @@ class Member:
         data, network, self.task, optimizer, schedule = parts
         if not isinstance(data, DataModule):
             raise UserError("data that stream")
-        assert isinstance(network, MLP) and optimizer is not None and schedule is not None
+        assert optimizer is not None and schedule is not None
         self.data, self.optimizer = data, optimizer
         self.network = network
         # The stack takes all members' examples from one table; only their number matters here.
@@ -68,6 +69,7 @@ class Member:
         self.device = torch.device("cuda" if on_gpu else "cpu")
         self.graphs = on_gpu and bool(cfg.trainer.cuda_graphs)
         self._precision: str = cfg.trainer.matmul_precision
+        self._loss = str(cfg.task.loss)
         self.regularization: dict[str, Any] = settings["regularization"]
         self.factor: Course = (str(settings["schedule"]), schedule)
         kind, *bounds = (settings["dropout"][k] for k in ("schedule", "start", "end", "cutoff"))
@@ -92,12 +94,26 @@ class Member:
     @property
     def shape(self) -> Hashable:
         """What the members of a group have in common."""
-        network, data = self.network.architecture, self.data
-        parts = [network[name] for name in ("inputs", "outputs", "hidden", "activation", "norm")]
-        noises = [bool(network.get(name)) for name in ("input_noise", "noise")]
+        data = self.data
         options = {k: v for k, v in self.optimizer.keywords.items() if k not in OWN}
         sizes = (data.batch_size, data.n_train, data.n_val, self.epochs)
         device = (self.device, self.graphs, self._precision)
-        options["task"] = self.task.facts()["name"], self.task.facts().get("loss")
+        options["task"] = self.task.name, self._loss
         options["metrics"] = self.asked
-        return (str([*parts, *noises, options]), self.optimizer.func, *device, *sizes)
+        network = _shape(self.network)
+        return (str([*network, options]), self.optimizer.func, *device, *sizes)
+
+
+def _shape(network: Network) -> list[Any]:
+    """What networks of one stack have in common."""
+    own = network.architecture
+    if isinstance(network, MLP):
+        parts = [own[name] for name in ("inputs", "outputs", "hidden", "activation", "norm")]
+        return [*parts, *[bool(own.get(name)) for name in ("input_noise", "noise")]]
+    node = dict(own["node"])
+    others = [layer for layer in network.modules() if layer not in network.dropouts]
+    held = [v for layer in others for v in vars(layer).values() if type(v) is float]
+    if network.dropouts and node["dropout"] not in held:
+        del node["dropout"]  # it is the rate of those layers, and nothing else
+    parameters = [(k, v.shape, v.requires_grad) for k, v in network.named_parameters()]
+    return [node, own["shape"], [type(layer) for layer in network.modules()], parameters]

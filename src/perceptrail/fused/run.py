@@ -1,7 +1,7 @@
 """Jobs that are trained together: prepared one by one, trained in groups, ended as if alone."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,18 +17,24 @@ from perceptrail.build import dataset, which_data
 from perceptrail.callbacks import BEST, LAST
 from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.dataset import Dataset
+from perceptrail.errors import UserError
 from perceptrail.fused.member import Member, Outcome
 from perceptrail.fused.sharing import fit
+from perceptrail.fused.vmapped import loss_obstacle, obstacle
+from perceptrail.network import Module
 from perceptrail.trainer import use_device
 from perceptrail.training import assemble, pruning_of, recorded, returned
 
 log = logging.getLogger(__name__)
 
 
-def prepare(cfg: DictConfig, datasets: dict[str, Dataset]) -> Member:
+def prepare(
+    cfg: DictConfig, datasets: dict[str, Dataset], firsts: dict[Hashable, Member]
+) -> Member:
     """The network that a job is to train; a data set that many jobs name is read once.
 
-    Raises `UserError` as a run of the job would.
+    `firsts` holds the first of each shape. Raises `UserError` as a run of the job would, and if
+    what it has of one's own cannot be part of a stack.
     """
     config.validate(cfg)
     if cfg.tracking.uri is not None:  # its process imports MLflow while this one trains
@@ -38,7 +44,18 @@ def prepare(cfg: DictConfig, datasets: dict[str, Dataset]) -> Member:
     if which not in datasets:
         found = dataset(cfg)
         datasets[which] = replace(found, train=cache(found.train))
-    return Member(cfg, assemble(cfg, datasets[which]), pruning_of(cfg))
+    member = Member(cfg, assemble(cfg, datasets[which]), pruning_of(cfg))
+    first = firsts.setdefault(member.shape, member)
+    network, other, data = member.network, first.network, member.data
+    if not member.task.is_plain:
+        reason = loss_obstacle(member.task, data.train_targets[:2], outputs=data.outputs)
+        if reason is not None:
+            raise UserError(f"task.loss._target_={cfg.task.loss._target_}: {reason}")
+    if isinstance(network, Module) and isinstance(other, Module):
+        reason = obstacle(network, other, inputs=data.inputs, batch=data.batch_size)
+        if reason is not None:
+            raise UserError(f"model._target_={cfg.model._target_}: {reason}")
+    return member
 
 
 def train(members: Sequence[Member], *, processes: int | None = None) -> None:

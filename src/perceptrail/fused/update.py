@@ -76,23 +76,26 @@ class Update:
             self._move(parameters, self._rates)
         if "max_norm" in self._bounds:
             for weight in weights[:-1] or weights:  # as Classifier does for one network
-                length = torch.linalg.vector_norm(weight, dim=2, keepdim=True)
-                bound = column(self._bounds["max_norm"], weight)
-                weight.copy_(torch.where(length > bound, weight * bound / (length + 1e-7), weight))
+                rows = weight.flatten(2)
+                length = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+                bound = column(self._bounds["max_norm"], rows)
+                shorter = torch.where(length > bound, rows * bound / (length + 1e-7), rows)
+                weight.copy_(shorter.view_as(weight))
         return penalty
 
     def _penalise(self, weights: Sequence[Tensor]) -> Tensor | float:
         penalty: Tensor | float = 0.0
-        for weight in weights:
-            assert weight.grad is not None
+        for weight in weights if self._bounds.keys() & {"l1", "l2"} else ():
+            if weight.grad is None and weight.requires_grad:  # it has a part in these alone
+                weight.grad = torch.zeros_like(weight)
             if "l1" in self._bounds:
                 l1 = self._bounds["l1"]
-                weight.grad.addcmul_(weight.sign(), column(l1, weight))
-                penalty = penalty + l1 * weight.abs().sum((1, 2))
+                _add(weight, weight.sign(), l1)
+                penalty = penalty + l1 * weight.abs().flatten(1).sum(1)
             if "l2" in self._bounds:
                 l2 = self._bounds["l2"]
-                weight.grad.addcmul_(weight, column(l2, weight))
-                penalty = penalty + l2 / 2 * weight.square().sum((1, 2))
+                _add(weight, weight, l2)
+                penalty = penalty + l2 / 2 * weight.square().flatten(1).sum(1)
         return penalty
 
     def _clip(self, gradients: Sequence[Tensor]) -> None:
@@ -104,13 +107,16 @@ class Update:
 
     def _move(self, parameters: Sequence[Tensor], rate: Tensor) -> None:
         torch._foreach_zero_(self._moved)
-        for value, move in zip(parameters, self._moved, strict=True):
-            assert value.grad is not None
-            if self._decays and not self._decoupled:
-                value.grad.addcmul_(value, column(self._decay, value))
+        pairs = list(zip(parameters, self._moved, strict=True))
+        if self._decays and not self._decoupled:
+            for value in parameters:
+                _add(value, value, self._decay)
+        for value, move in pairs:
             move.grad, value.grad = value.grad, None
         self._step()
-        for value, move in zip(parameters, self._moved, strict=True):
+        for value, move in pairs:
+            if move.grad is None:  # it has had no part in the loss
+                continue
             if self._decays and self._decoupled:
                 value.mul_(1 - column(rate * self._decay, value))
             value.addcmul_(move, column(rate, value))
@@ -128,6 +134,12 @@ class Update:
             }
         self._moved = self.optimizer.param_groups[0]["params"] = kept
         self._step = Step(self.optimizer)
+
+
+def _add(parameter: Tensor, gradient: Tensor, factor: Tensor) -> None:
+    """Add each member's share of a further gradient, if the parameter has one."""
+    if parameter.grad is not None:
+        parameter.grad.addcmul_(gradient, column(factor, gradient))
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
