@@ -24,6 +24,9 @@ class Case(NamedTuple):
 CASES = {
     "XOR": Case(1000, ("experiment=xor",), 200),
     "digits, 64-32-10": Case(32, ("data=digits", "model.hidden=[64,32]"), 15),
+    "digits, a small LeNet by torch.func": Case(
+        32, ("data=digits", "model=cnn", "model.channels=[4,8]", "model.hidden=32"), 2
+    ),
     "MNIST, 256-128": Case(
         16, (f"data.dir={DATA}", "data.train_size=20480", "trainer.max_epochs=2"), 1.3
     ),

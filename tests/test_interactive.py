@@ -1,6 +1,7 @@
 """Runs from Python: what the commands leave, returned; a notebook as its reader runs it."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -68,6 +69,22 @@ def test_a_run_is_evaluated_asked_and_shown(here):
     assert f"{found['test/acc']:.4g}" in shown
     assert {"learning_curves", "confusion_matrix"} <= {path.stem for path in made.figures}
     assert perceptrail.load("latest", "tracking=none").run_dir.samefile(made.run_dir)
+
+
+def test_the_callers_log_goes_on(here):
+    handler = logging.FileHandler("own.log", mode="w")
+    log = logging.getLogger("own")
+    log.addHandler(handler)
+    try:
+        for k in range(2):
+            log.warning("before %d", k)
+            perceptrail.train(**QUICK)
+        log.warning("after")
+        assert any(known() is handler for known in logging._handlerList)  # flushed at exit
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+    assert Path("own.log").read_text().split("\n") == ["before 0", "before 1", "after", ""]
 
 
 def test_two_trainings_know_nothing_of_each_other(here):
@@ -155,6 +172,13 @@ def test_the_tutorial_runs(tmp_path):
         if "text/html" in output.get("data", {})
     ]
     assert any("data:image/png" in "".join(page) for page in pages)
+    bars = [
+        output["text"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if output.get("name") == "stderr"
+    ]
+    assert any("epoch 15/15: 100%" in bar for bar in bars)
     found = [json.loads(p.read_text()) for p in tmp_path.glob("outputs/*/*/metrics.json")]
     assert max(m.get("test/acc", 0) for m in found) > 0.9
     assert np.isfinite([m["val/loss"] for m in found]).all()

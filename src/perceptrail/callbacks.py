@@ -325,7 +325,7 @@ def _clock(module: pl.LightningModule) -> float:
 
 
 class Progress(Checkpoint):
-    """One bar for the whole training on a terminal, one line an epoch elsewhere.
+    """One bar for the whole training on a terminal and in a notebook, else one line an epoch.
 
     A `Checkpoint` for the same reason as `History`.
     """
@@ -335,7 +335,9 @@ class Progress(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar, at the place where a resumed run goes on."""
-        if self._bar is None and trainer.is_global_zero and sys.stderr.isatty():
+        in_notebook = type(sys.stderr).__module__.startswith("ipykernel")
+        watched = sys.stderr.isatty() or in_notebook
+        if self._bar is None and trainer.is_global_zero and watched:
             made, whole = steps_made(trainer, pl_module), steps_whole(trainer, pl_module)
             self._bar = tqdm(total=whole, initial=made, unit="step", dynamic_ncols=True)
 

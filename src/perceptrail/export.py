@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from perceptrail import config, recorder, runs, tasks
 from perceptrail.errors import UserError
 from perceptrail.evaluation import locate
-from perceptrail.losses import probabilities
 from perceptrail.network import Network, load
 from perceptrail.passwords import unmasked
-from perceptrail.tasks import Classification, Multilabel, Regression, Task
+from perceptrail.tasks import Regression, Task
 
 ROWS = (1, 2, 33)  # the sizes of the batches that are compared
 TOLERANCE = 1e-4  # of a difference: of probabilities, or in the targets' standard deviations
@@ -38,11 +37,7 @@ class Answering(nn.Module):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that users of the file see)
         """Answers."""
         outputs: Tensor = self.network(input)
-        if isinstance(self.task, Classification):
-            return probabilities(outputs)
-        if isinstance(self.task, Multilabel):
-            return outputs.sigmoid()
-        return self.task.predicted(outputs).float()
+        return self.task.said(outputs).float()
 
 
 class Format(ABC):

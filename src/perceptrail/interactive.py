@@ -180,6 +180,8 @@ def _as_command(name: str, given: Sequence[str] = ()) -> Iterator[None]:
     """
     root, here = logging.getLogger(), str(Path.cwd())
     handlers, level = root.handlers[:], root.level
+    # Whoever sets up logging anew, as Hydra does, closes all handlers that are on this list.
+    all_handlers, logging._handlerList[:] = logging._handlerList[:], []  # type: ignore[attr-defined]
     ctrl_c, state = signal.getsignal(signal.SIGINT), Singleton.get_state()
     argv, sys.argv = sys.argv, ["perceptrail", name, *given]  # what records say, and messages
     if not {"", here} & set(sys.path):
@@ -201,6 +203,7 @@ def _as_command(name: str, given: Sequence[str] = ()) -> Iterator[None]:
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers, root.level = handlers, level
+        logging._handlerList[:0] = all_handlers  # type: ignore[attr-defined]
         Singleton.set_state(state)
         sys.argv = argv
         Clock.called = None

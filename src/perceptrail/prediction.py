@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from perceptrail import tasks
 from perceptrail.data.dataset import Part, as_float
-from perceptrail.losses import probabilities
 from perceptrail.network import load
-from perceptrail.tasks import Classification, Multilabel, Task
+from perceptrail.tasks import Classification, Regression, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,12 +82,10 @@ def judge(
     found = task.metrics(sums, n)
     if extras is not None:
         found |= extras.compute()
-    predicted, probability = task.predicted(outputs), torch.empty(len(y), 0)
-    counts = torch.empty(0, 0, dtype=torch.int64)
-    if isinstance(task, Multilabel):
-        probability = outputs.sigmoid()
+    predicted, counts = task.predicted(outputs), torch.empty(0, 0, dtype=torch.int64)
+    numbers = isinstance(task, Regression)
+    probability = torch.empty(len(y), 0) if numbers else task.said(outputs)
     if isinstance(task, Classification):
-        probability = probabilities(outputs)
         k = probability.shape[1]
         counts = torch.bincount(true * k + predicted, minlength=k**2).reshape(k, k)
     return Judgement(

@@ -50,6 +50,12 @@ class Task(nn.Module, ABC):
         """What outputs [n, outputs] say: labels [n], or numbers [n, outputs] in their own units."""
 
     @abstractmethod
+    def said(self, outputs: Tensor) -> Tensor:
+        """What outputs [n, outputs] say, in numbers [n, names]: of each class or label the
+        probability, of numbers each in its own unit.
+        """
+
+    @abstractmethod
     def answers(self, outputs: Tensor) -> dict[str, Any]:
         """What outputs [n, outputs] say, in columns by name."""
 
@@ -199,15 +205,19 @@ class Classification(Task):
         """The most probable class [n]."""
         return losses.labels(outputs)
 
+    def said(self, outputs: Tensor) -> Tensor:
+        """The probability of every class [n, classes]."""
+        return losses.probabilities(outputs)
+
     def answers(self, outputs: Tensor) -> dict[str, Any]:
         """The label, and the probability of every class."""
-        probability = losses.probabilities(outputs)
+        probability = self.said(outputs)
         label = [self.names[k] for k in probability.argmax(1)]
         return {"label": label, **_columns(self.names, probability)}
 
     def told(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities [n, classes] and labels."""
-        return losses.probabilities(outputs), y
+        return self.said(outputs), y
 
     def facts(self) -> dict[str, Any]:
         """Name, and weights if there are any."""
@@ -326,6 +336,10 @@ class Regression(Task):
         """Numbers in their own units [n, numbers], float64."""
         return outputs.double() * self.std.double() + self.mean.double()
 
+    def said(self, outputs: Tensor) -> Tensor:
+        """As predicted."""
+        return self.predicted(outputs)
+
     def answers(self, outputs: Tensor) -> dict[str, Any]:
         """A column for each number."""
         return _columns(self.names, self.predicted(outputs))
@@ -405,14 +419,18 @@ class Multilabel(Task):
         """0 or 1 for each label [n, labels]."""
         return (outputs > 0).long()
 
+    def said(self, outputs: Tensor) -> Tensor:
+        """The probability of each label [n, labels]."""
+        return outputs.sigmoid()
+
     def answers(self, outputs: Tensor) -> dict[str, Any]:
         """The labels that hold, with a space between, and the probability of each."""
         held = [" ".join(compress(self.names, row)) for row in (outputs > 0).tolist()]
-        return {"labels": held, **_columns(self.names, outputs.sigmoid())}
+        return {"labels": held, **_columns(self.names, self.said(outputs))}
 
     def told(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and labels [n, labels]."""
-        return outputs.sigmoid(), _like(y, outputs).long()
+        return self.said(outputs), _like(y, outputs).long()
 
     def seen(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and labels, both [n, labels]."""
