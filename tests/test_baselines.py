@@ -60,6 +60,25 @@ def test_a_peer_tells_numbers_of_any_size(peer, several):
     assert fit(peer, shuffled, val, seed=0, task="regression").score < 0.2
 
 
+@pytest.mark.parametrize("peer", PEERS["multilabel"])
+def test_a_peer_tells_labels_of_which_any_may_hold(peer):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(400, 3)).astype(np.float32)
+    y = (x @ np.array([[1.0, 0.1], [2.0, 3.0], [0.5, -1.0]], np.float32) > 0).astype(np.float32)
+    train, val = (x[:300], y[:300]), (x[300:], y[300:])
+    done = fit(peer, train, val, seed=0, task="multilabel")
+    assert min(done.score, done.train_score) > 0.85
+    shuffled = (train[0], random.permutation(train[1]))
+    assert fit(peer, shuffled, val, seed=0, task="multilabel").score < 0.7
+
+
+def test_the_score_of_labels_is_the_share_that_is_right():
+    y = np.array([[0, 1], [1, 1], [0, 0], [1, 0]], np.float32)
+    x, always = y.copy(), np.array([[0, 1], [0, 1], [1, 0], [1, 0]], np.float32)
+    done = fit("random forest", (x, y), (x, always), seed=0, task="multilabel")
+    assert (done.train_score, done.score) == (1, 6 / 8)
+
+
 def test_the_score_of_numbers_is_r2():
     train, val = same_split(sets.tabular(table="diabetes", kind="numbers"), seed=0, val_size=0.3)
     (xs, y), (x_val, y_val) = ((np.c_[x, np.ones(len(x))], y) for x, y in (train, val))
@@ -73,6 +92,8 @@ def test_the_score_of_numbers_is_r2():
 def test_a_peer_repeats_itself(task, peer):
     table = WINE if task == "classification" else sets.tabular(table="diabetes", kind="numbers")
     parts = same_split(table, seed=1, val_size=0.3)
+    if task == "multilabel":
+        parts = tuple((x, (x[:, :2] > 0).astype(np.float32)) for x, _ in parts)
     one, same = (fit(peer, *parts, seed=1, task=task) for _ in range(2))
     assert (one.train_score, one.score) == (same.train_score, same.score)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -16,7 +17,7 @@ from sklearn.ensemble import (
 )
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.multioutput import MultiOutputRegressor
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.preprocessing import StandardScaler
 
@@ -26,17 +27,20 @@ from perceptrail.data.module import DataModule
 # Half the trees at twice the rate, and coarser bins: the defaults are slow on images.
 _BOOSTED: Mapping[str, Any] = {"max_iter": 50, "learning_rate": 0.2, "max_bins": 32}
 
-# By task, of a seed. All compute with as many threads as PyTorch: the forest is told so, the others
+# Of a seed. All compute with as many threads as PyTorch: the forest is told so, the others
 # follow OMP_NUM_THREADS as it does.
+_OF_CLASSES: Mapping[str, Callable[[int], Any]] = {
+    "logistic regression": lambda seed: LogisticRegression(max_iter=1000, random_state=seed),
+    "scikit-learn MLP": lambda seed: MLPClassifier(max_iter=500, random_state=seed),
+    "random forest": lambda seed: RandomForestClassifier(
+        n_jobs=torch.get_num_threads(), random_state=seed
+    ),
+    "boosted trees": lambda seed: HistGradientBoostingClassifier(**_BOOSTED, random_state=seed),
+}
+# By task.
 PEERS: Mapping[str, Mapping[str, Callable[[int], Any]]] = {
-    "classification": {
-        "logistic regression": lambda seed: LogisticRegression(max_iter=1000, random_state=seed),
-        "scikit-learn MLP": lambda seed: MLPClassifier(max_iter=500, random_state=seed),
-        "random forest": lambda seed: RandomForestClassifier(
-            n_jobs=torch.get_num_threads(), random_state=seed
-        ),
-        "boosted trees": lambda seed: HistGradientBoostingClassifier(**_BOOSTED, random_state=seed),
-    },
+    "classification": _OF_CLASSES,
+    "multilabel": _OF_CLASSES,  # one for each label
     "regression": {
         "linear regression": lambda _: LinearRegression(),
         # Of standardised targets, as ours: those of other sizes it does not learn.
@@ -53,7 +57,10 @@ PEERS: Mapping[str, Mapping[str, Callable[[int], Any]]] = {
 
 @dataclass(frozen=True)
 class Fitted:
-    """How a peer did: by what its task is known by, accuracy or R², and in how many seconds."""
+    """How a peer did: by what its task is known by, and in how many seconds.
+
+    That is the accuracy, the share of labels that are right, or R².
+    """
 
     train_score: float
     score: float
@@ -78,9 +85,16 @@ def fit(peer: str, train: Part, val: Part, *, seed: int, task: str = "classifica
     model = PEERS[task][peer](seed)
     if task == "regression" and train[1].ndim > 1:
         model = MultiOutputRegressor(model)  # one for each number
+    if task == "multilabel":
+        model = MultiOutputClassifier(model)
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is judged where it has got to
         model.fit(*train)
     seconds = time.perf_counter() - start
-    return Fitted(float(model.score(*train)), float(model.score(*val)), seconds)
+
+    def score(x: NDArray[Any], y: NDArray[Any]) -> float:
+        labels = task == "multilabel"  # of which scikit-learn counts the rows that have all right
+        return float((model.predict(x) == y).mean() if labels else model.score(x, y))
+
+    return Fitted(score(*train), score(*val), seconds)
