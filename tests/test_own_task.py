@@ -137,7 +137,7 @@ def test_it_is_recorded_tested_asked_and_served(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_search_prunes_and_returns_what_the_module_logs(tmp_path):
     search = (
-        *("-m", *LIT, "tracking=none", "figures=false", "trainer.max_epochs=4"),
+        *("-m", *LIT, "figures=false", "trainer.max_epochs=4", "+lab={why+how: both}"),
         *("hparams_search=optuna", "hydra.sweeper.n_trials=6", "hydra.sweeper.study_name=own"),
         "+hydra.sweeper.params={+task.lr: 'choice(0.01, 0.0000001)'}",
         "hydra.sweeper.sampler={_target_: optuna.samplers.RandomSampler, seed: 0}",
@@ -157,6 +157,14 @@ def test_a_search_prunes_and_returns_what_the_module_logs(tmp_path):
     best = min((t for t in trials if t.state.name == "COMPLETE"), key=lambda t: t.value)
     assert str(next(iter(best.params.values()))) == "0.01"
     assert best.value == pytest.approx(min(best.intermediate_values.values()))
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    stored = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (parent,) = [r for r in stored if "space.task.lr" in r.data.params]
+    assert parent.data.params["space.task.lr"] == "choice(0.01, 0.0000001)"
+    assert parent.info.status == "FINISHED"
+    trials = [r for r in stored if r is not parent]
+    assert {r.data.params["lab.why_how"] for r in trials} == {"both"}  # MLflow allows no plus
+    assert len(trials) == 6
 
 
 def test_a_module_without_outputs_is_trained_and_tested_by_its_own_steps(tmp_path):

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shutil
 import socket
 import sqlite3
@@ -455,7 +456,7 @@ class Store:
         known = self._params.pop(run_id, None)
         if known is None:
             known = self._client.get_run(run_id).data.params
-        params = {key: masked(value)[:6000] for key, value in params.items()}
+        params = {_named(key): masked(value)[:6000] for key, value in params.items()}
         new = [Param(key, value) for key, value in params.items() if key not in known]
         for start in range(0, len(new), 100):
             self._client.log_batch(run_id, params=new[start : start + 100])
@@ -481,8 +482,8 @@ class Store:
         now = time.time_ns() // 1_000_000
         self._client.log_batch(
             run_id,
-            metrics=[Metric(key, value, now, step) for key, value in metrics.items()],
-            tags=[RunTag(key, masked(value)[:8000]) for key, value in (tags or {}).items()],
+            metrics=[Metric(_named(key), value, now, step) for key, value in metrics.items()],
+            tags=[RunTag(_named(key), masked(value)[:8000]) for key, value in (tags or {}).items()],
         )
 
     def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
@@ -673,6 +674,11 @@ def _write_ahead(database: Path) -> None:
 def _wait_less(connection: Any, _: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous=NORMAL")  # in a write-ahead log nothing can break
+
+
+def _named(key: str) -> str:
+    """A name as MLflow allows it; it refuses other signs, and whatever else comes with them."""
+    return re.sub(r"[^/\w.\- :]", "_", key)[:250]
 
 
 @cache

@@ -312,7 +312,7 @@ class Search:
     def _facts(self) -> dict[str, Any]:
         """What is searched and how, to be recorded."""
         entries, settings = self._space.entries.values(), self._settings
-        facts = {f"space.{e.key}": e.source.removeprefix(f"{e.key}=") for e in entries}
+        facts = {f"space.{e.name}": e.source.removeprefix(f"{e.key}=") for e in entries}
         facts |= {
             f"sampler.{key}": value for key, value in settings.sampler.items() if value is not None
         }
