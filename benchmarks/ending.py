@@ -1,5 +1,6 @@
 """What the end of a job takes that was trained in a stack, and the end of a run by itself."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
     count, rows = 20 if quick else 1000, []
     for tracking, goal in GOALS.items():
         given = ("experiment=xor", "hydra/launcher=fused", seeds(count), f"tracking={tracking}")
-        ends = sorted(_ends(lab.multirun(*given).folder))
+        threads = int(os.environ["OMP_NUM_THREADS"])  # as `python -m benchmarks` was told
+        ends = sorted(_ends(lab.multirun(*given, threads=threads).folder))
         seconds = ends[-1] - ends[0]
         row = {"what": f"{count:,} XOR jobs of a stack", "tracking": tracking, SECONDS: seconds}
         rows.append({**row, EACH: 1000 * seconds / (count - 1), "goal": goal})

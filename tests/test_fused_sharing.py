@@ -1,23 +1,29 @@
 """A stack shared out among processes: what each job leaves, and what is left of the processes."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
 import torch
-from launching import launch
-from test_fused import DIGITS, EPOCHS, SMALL, assert_alike, history
+from hydra.experimental.callback import Callback
+from launching import assert_alike, history, launch
+from mlflow.tracking import MlflowClient
+from test_fused import DIGITS, EPOCHS, SMALL
 
 from perceptrail.callbacks import DivergenceError
 from perceptrail.errors import UserError
-from perceptrail.fused import sharing
+from perceptrail.fused import ending, sharing
 from perceptrail.fused.group import Group
 from perceptrail.fused.orders import Orders
+from perceptrail.fused.run import finish
 
 pytestmark = pytest.mark.usefixtures("two_threads")
 
@@ -180,3 +186,93 @@ def test_a_process_that_draws_orders_and_dies_is_told_of():
         for _ in range(50):
             orders.take([0, 1], out)
     orders.close()
+
+
+@pytest.fixture
+def ended_here(monkeypatch):
+    """Where jobs are ended in the test's own process."""
+    here = []
+
+    def noted(cfg, **own):
+        here.append(cfg.seed)
+        return finish(cfg, **own)
+
+    monkeypatch.setattr(ending, "finish", noted)
+    return here
+
+
+def test_ends_are_printed_and_returned_in_order_whoever_makes_them(
+    tmp_path, capsys, ended_here, none_left
+):
+    jobs = [[*SMALL, EPOCHS, f"seed={seed}"] for seed in (3, 1, 4, 1, 5)]
+    jobs.insert(2, [*SMALL, EPOCHS, "optimizer=sgd", "optimizer.lr=1e30"])
+    done = launch("fused", jobs, tmp_path)
+    assert not ended_here
+    printed = re.findall(r"run: +(\S+)", capsys.readouterr().out)
+    assert [Path(folder).name for folder in printed] == ["0", "1", "3", "4", "5"]
+    with pytest.raises(DivergenceError, match="became nan"):
+        _ = done[2].return_value
+    assert (tmp_path / "4" / "train.log").is_file()
+    for place in (0, 1, 3, 4, 5):
+        job, folder = done[place], tmp_path / str(place)
+        assert job.return_value == min(row["val/loss"] for row in history(folder))
+        assert job.cfg.seed == int(jobs[place][-1].removeprefix("seed="))
+        assert job.hydra_cfg.hydra.runtime.output_dir == str(folder)
+        assert list(job.overrides)[-1] == jobs[place][-1]
+
+
+def test_a_store_has_heard_of_every_end(tmp_path, ended_here):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    jobs = [[*SMALL, EPOCHS, f"tracking.uri={uri}", "tracking.experiment=e"] for _ in range(4)]
+    jobs += [[*jobs[0], "optimizer=sgd", "optimizer.lr=1e30"]]
+    launch("fused", [[*job, f"seed={k}"] for k, job in enumerate(jobs)], tmp_path / "jobs")
+    assert not ended_here
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("e").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FAILED", *["FINISHED"] * 4]
+    ids = {json.loads(p.read_text())["run_id"] for p in tmp_path.glob("jobs/*/metrics.json")}
+    assert ids == {run.info.run_id for run in runs if run.info.status == "FINISHED"}
+
+
+class Told(Callback):
+    """It notes what it is told, which another process would not."""
+
+    ends = 0
+
+    def on_job_end(self, config, job_return, **kwargs):
+        Told.ends += 1
+
+
+def test_callbacks_of_ones_own_are_told_of_every_end(tmp_path, ended_here):
+    own = "+hydra.callbacks.told._target_=test_fused_sharing.Told"
+    launch("fused", [[*SMALL, EPOCHS, f"seed={k}", own] for k in range(3)], tmp_path)
+    assert ended_here == [0, 1, 2]
+
+
+def test_a_process_that_dies_at_an_end_is_told_of(tmp_path, monkeypatch, none_left):
+    def die(cfg, **own):
+        if cfg.seed == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return finish(cfg, **own)
+
+    monkeypatch.setattr(ending, "finish", die)
+    with pytest.raises(UserError, match=r"ended 2 jobs died \(exit code -9\)"):
+        launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(4)], tmp_path)
+    assert (tmp_path / "0" / "metrics.json").is_file()
+
+
+class OddError(Exception):
+    """It cannot be made anew from a pickle."""
+
+    def __init__(self, key, value):
+        super().__init__(f"{key} is {value}")
+
+
+def test_any_error_of_an_end_is_returned(tmp_path, monkeypatch):
+    def fail(cfg, **own):
+        raise OddError("this", "odd")
+
+    monkeypatch.setattr(ending, "finish", fail)
+    for job in launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(2)], tmp_path):
+        with pytest.raises(RuntimeError, match="OddError: this is odd"):
+            _ = job.return_value

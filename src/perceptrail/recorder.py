@@ -9,13 +9,15 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, Self
 
 from perceptrail.errors import UserError
+
+Message = tuple[bool, str, tuple[Any, ...], dict[str, Any]]  # awaited, method, args, kwargs
 
 
 class Server(Protocol):
@@ -37,7 +39,9 @@ class Recorder:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C is for the training process alone
             )
+        self.client = os.getpid()  # also where this is used by a process forked from that one
         self._line = Connection(ours.detach())
+        self._held: list[Message] | None = None
         self._line.send((uri, experiment))
 
     def post(self, method: str, *args: Any, **kwargs: Any) -> None:
@@ -49,6 +53,7 @@ class Recorder:
 
         Raises `UserError` with the first error since the last call.
         """
+        assert self._held is None
         self._send((True, method, args, kwargs))
         try:
             error, value = self._line.recv()
@@ -61,7 +66,10 @@ class Recorder:
             raise UserError(error)
         return value
 
-    def _send(self, message: tuple[bool, str, tuple[Any, ...], dict[str, Any]]) -> None:
+    def _send(self, message: Message) -> None:
+        if self._held is not None:
+            self._held.append(message)
+            return
         try:
             self._line.send(message)
         except BrokenPipeError:
@@ -139,6 +147,27 @@ def settle() -> None:
     """Wait until all is recorded; raises UserError if something was not."""
     for line in _RECORDERS:
         line.call("ping", "")
+
+
+@contextmanager
+def held() -> Iterator[list[list[Message]]]:
+    """Hold back, in a forked process, what is posted inside; by recorder, for `forward`."""
+    kept: list[list[Message]] = []
+    for line in _RECORDERS:
+        line._held = []
+        kept.append(line._held)
+    try:
+        yield kept
+    finally:
+        for line in _RECORDERS:
+            line._held = None
+
+
+def forward(kept: Sequence[Sequence[Message]]) -> None:
+    """Post what a process that was forked from this one has held back."""
+    for line, messages in zip(_RECORDERS, kept, strict=True):
+        for message in messages:
+            line._send(message)
 
 
 def serve(make: Callable[[str, str], Server], descriptor: int) -> None:

@@ -1,6 +1,5 @@
 """The one place where a run is wired together: data, network, training, records."""
 
-import os
 import random
 import signal
 import uuid
@@ -285,7 +284,7 @@ def recorded(cfg: DictConfig, run_dir: Path, data: Data, *, live: bool = True) -
         "key": record["key"],
         "name": f"{choices['data']}-{choices['model'] or OWN}-{record['key'][:4]}",
         "run_dir": str(run_dir),
-        "owner": os.getpid(),
+        "owner": line.client,
         "tags": tags,
         "parent": cfg.tracking.parent,
     }

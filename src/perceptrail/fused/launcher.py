@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +92,8 @@ def launch(
 ) -> list[JobReturn]:
     """Run jobs as Hydra's BasicLauncher would, and faster where they can be trained together.
 
-    What can be trained together is trained first, and then every job is run in its turn: it either
-    trains, as `function` has it, or leaves what its training in the stack has led to.
+    What can be trained together is trained first, and leaves what its training has led to; then the
+    others are run in turn, as `function` has it.
     """
     if processes is not None and processes < 1:
         raise UserError(
@@ -114,27 +113,24 @@ def launch(
         f"\t#{number} : {' '.join(filter_overrides(overrides))}"
         for number, overrides in enumerate(job_overrides, start=initial_job_idx)
     ]
-    members = _prepare(configs, first=initial_job_idx)
-    for number in members:
-        log.info(titles[number])
+    members, done = _prepare(configs, first=initial_job_idx), dict[int, JobReturn]()
+    for place in members:
+        log.info(titles[place])
     if members:
+        from perceptrail.fused.ending import end
         from perceptrail.fused.run import train
 
         train(list(members.values()), processes=processes)
-    done = []
-    for number, (title, own) in enumerate(zip(titles, configs, strict=True)):
-        task = function
-        if number in members:
-            from perceptrail.fused.run import finish
-
-            task = partial(finish, member=members.pop(number), start=start)
-        else:
+        jobs = {place: (configs[place], member) for place, member in members.items()}
+        done = end(jobs, context=context, start=start, processes=processes)
+    for place, own in enumerate(configs):
+        if place not in done:
             configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-            log.info(title)
-        done.append(run_job(own, function=task, context=context))
+            log.info(titles[place])
+            done[place] = run_job(own, function=function, context=context)
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     recorder.settle()
-    return done
+    return [done[place] for place in range(len(configs))]
 
 
 def _prepare(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]":

@@ -1,22 +1,26 @@
 """Groups shared out among processes, one a core: half a stack on each of two is faster than one."""
 
+import gc
 import pickle
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
+from typing import Any, TypeVar
 
 import torch
 
 from perceptrail.errors import UserError
 from perceptrail.fused.group import Group
-from perceptrail.fused.member import Member, Outcome
+from perceptrail.fused.member import Member
 from perceptrail.processes import follow
 
 Told = Callable[[int], object]
+Send = Callable[[Any], None]
+Share = TypeVar("Share")
 
 
 def fit(groups: Sequence[list[Member]], told: Told, *, processes: int | None) -> None:
@@ -28,54 +32,78 @@ def fit(groups: Sequence[list[Member]], told: Told, *, processes: int | None) ->
     trained here. Raises `UserError` if a process dies, as it does where memory is short.
     """
     count = processes or torch.get_num_threads()
-    able = sys.platform == "linux" and not torch.accelerator.is_available()
-    apart = able and count > 1 and sum(map(len, groups)) >= count
+    divided = able(count) and sum(map(len, groups)) >= count
     shares: list[list[list[Member]]] = [[] for _ in range(count)]
     for group in groups:
-        if not apart or any(member.pruning for member in group):
+        if not divided or any(member.pruning for member in group):
             Group(group).fit(told)
             continue
         for part in (group[k::count] for k in range(min(count, len(group)))):
             min(shares, key=lambda share: sum(map(len, share))).append(part)
-    _fit_apart([share for share in shares if share], told)
+    for share, news in apart([share for share in shares if share], _train, does=_training):
+        if isinstance(news, int):
+            told(news)
+            continue
+        for member, outcome in zip((m for group in share for m in group), news, strict=True):
+            member.outcome = outcome
 
 
-def _fit_apart(shares: Sequence[list[list[Member]]], told: Told) -> None:
-    fork = get_context("fork")  # for what the members hold is not for sending
-    lines: dict[Connection, tuple[ForkProcess, list[Member]]] = {}
+def _train(share: Sequence[list[Member]], send: Send) -> None:
+    for group in share:
+        Group(group).fit(send)
+    send([member.outcome for group in share for member in group])
+
+
+def _training(share: Sequence[list[Member]]) -> str:
+    return f"trained {sum(map(len, share))} networks"
+
+
+def able(processes: int) -> bool:
+    """Whether work can be shared out among so many."""
+    return processes > 1 and sys.platform == "linux" and not torch.accelerator.is_available()
+
+
+def apart(
+    shares: Sequence[Share], work: Callable[[Share, Send], None], *, does: Callable[[Share], str]
+) -> Iterator[tuple[Share, Any]]:
+    """Have processes work, each on one share and one thread; what they send, as it comes.
+
+    They are forked, for what members hold is not for sending. Raises what work does, and, saying
+    what it `does`, `UserError` if a process dies.
+    """
+    fork = get_context("fork")
+    lines: dict[Connection, tuple[ForkProcess, Share]] = {}
     processes: list[ForkProcess] = []
     try:
         for share in shares:
             near, far = fork.Pipe(duplex=False)
-            processes.append(fork.Process(target=_work, args=(share, far), daemon=True))
+            processes.append(fork.Process(target=_work, args=(work, share, far), daemon=True))
             with warnings.catch_warnings():
                 # Python 3.12 warns of the threads that the fork will not have: it needs none.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 processes[-1].start()
             far.close()
-            lines[near] = processes[-1], [member for group in share for member in group]
+            lines[near] = processes[-1], share
         while lines:
             for line in wait(list(lines)):
                 assert isinstance(line, Connection)
-                process, members = lines[line]
+                process, share = lines[line]
                 try:
-                    news = pickle.loads(line.recv_bytes())
+                    error, done, news = pickle.loads(line.recv_bytes())
                 except (EOFError, OSError):
                     process.join()
                     raise UserError(
-                        f"hydra/launcher=fused: a process that trained {len(members)} networks "
-                        f"died (exit code {process.exitcode}), perhaps for want of memory; "
-                        "hydra.launcher.processes=1 trains in one process, fewer jobs need less"
+                        f"hydra/launcher=fused: a process that {does(share)} died (exit code "
+                        f"{process.exitcode}), perhaps for want of memory; "
+                        "hydra.launcher.processes=1 does all in one process, fewer jobs need less"
                     ) from None
-                if isinstance(news, Exception):
-                    raise news
-                if isinstance(news, int):
-                    told(news)
-                    continue
-                for member, outcome in zip(members, news, strict=True):
-                    member.outcome = outcome
-                del lines[line]
-                line.close()
+                if error is not None:
+                    raise error
+                if done:
+                    del lines[line]
+                    line.close()
+                else:
+                    yield share, news
     finally:
         for process in processes:
             if process.pid is not None:
@@ -83,18 +111,18 @@ def _fit_apart(shares: Sequence[list[list[Member]]], told: Told) -> None:
                 process.join()
 
 
-def _work(share: Sequence[list[Member]], line: Connection) -> None:
+def _work(work: Callable[[Share, Send], None], share: Share, line: Connection) -> None:
     follow()
+    gc.freeze()  # no collection is to go through what the first process has made, and copy it
     torch.set_num_threads(1)
 
-    def send(news: int | Exception | list[Outcome]) -> None:
-        line.send_bytes(pickle.dumps(news))
+    def send(news: Any, *, error: Exception | None = None, done: bool = False) -> None:
+        line.send_bytes(pickle.dumps((error, done, news)))
 
     try:
-        for group in share:
-            Group(group).fit(send)
-        send([member.outcome for group in share for member in group])
+        work(share, send)
+        send(None, done=True)
     except UserError as error:
-        send(error)
+        send(None, error=error)
     except Exception:
-        send(RuntimeError(traceback.format_exc()))
+        send(None, error=RuntimeError(traceback.format_exc()))

@@ -90,26 +90,12 @@ def as_job(config: DictConfig) -> Iterator[DictConfig]:
 
 def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext) -> JobReturn:
     """Run one job of a multirun as Hydra's function of that name does."""
-    hydra, cwd = config.hydra, Path.cwd()
-    OmegaConf.set_readonly(hydra, True)
-    with as_job(config) as hidden, chdir(cwd):  # which leads back here, wherever the job goes
-        folder = Path(hydra.sweep.dir, str(hydra.sweep.subdir)).absolute()
-        with read_write(hydra), open_dict(hydra):
-            hydra.runtime.output_dir = str(folder)
-        own = _without_hydra(config)
+    hydra = config.hydra
+    with as_job(config) as hidden, chdir(Path.cwd()):  # back here, wherever the job goes
+        job = unfinished(config, hidden)
+        folder, own = Path(hydra.runtime.output_dir), job.cfg
         folder.mkdir(parents=True, exist_ok=True)
-        changes = hydra.job.chdir
-        if changes is None:
-            changes = not version.base_at_least("1.2")
-        if changes:
-            os.chdir(folder)
-        job = JobReturn(
-            overrides=list(hydra.overrides.task),
-            cfg=own,
-            hydra_cfg=hidden,
-            working_dir=str(folder if changes else cwd),
-            task_name=hydra.job.name,
-        )
+        os.chdir(str(job.working_dir))
         configure_log(hydra.job_logging, hydra.verbose)
         if hydra.output_subdir is not None:
             files = {"config": own, "hydra": hidden, "overrides": hydra.overrides.task}
@@ -125,6 +111,24 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
         context.callbacks.on_job_end(config=config, job_return=job)
         set_imports_aside()
         return job
+
+
+def unfinished(config: DictConfig, hidden: DictConfig) -> JobReturn:
+    """What there is to say of a job before it is run; inside `as_job`, with what that gives."""
+    hydra = config.hydra
+    OmegaConf.set_readonly(hydra, True)
+    folder = Path(hydra.sweep.dir, str(hydra.sweep.subdir)).absolute()
+    with read_write(hydra), open_dict(hydra):
+        hydra.runtime.output_dir = str(folder)
+    job = hydra.job
+    changes = not version.base_at_least("1.2") if job.chdir is None else job.chdir
+    return JobReturn(
+        overrides=list(hydra.overrides.task),
+        cfg=_without_hydra(config),
+        hydra_cfg=hidden,
+        working_dir=str(folder if changes else Path.cwd()),
+        task_name=job.name,
+    )
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

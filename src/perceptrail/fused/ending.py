@@ -1,0 +1,97 @@
+"""The ends of a stack's jobs: each as of a run by itself, shared out among processes."""
+
+import pickle
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from io import StringIO
+from typing import Any, NamedTuple
+
+import torch
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from perceptrail import recorder
+from perceptrail.fused.member import Member
+from perceptrail.fused.run import finish
+from perceptrail.fused.sharing import Send, able, apart
+from perceptrail.search.jobs import as_job, run_job, unfinished
+
+OURS = {"validate", "passwords"}  # Hydra's callbacks that may be called in any process
+
+Jobs = Mapping[int, tuple[DictConfig, Member]]  # by their places
+
+
+class _Ended(NamedTuple):
+    """What a job returned, or raised, what it printed, and what it had recorded."""
+
+    place: int
+    status: JobStatus
+    returned: Any
+    text: str
+    messages: list[list[recorder.Message]]
+
+
+def end(
+    jobs: Jobs, *, context: HydraContext, start: float, processes: int | None
+) -> dict[int, JobReturn]:
+    """Have trained jobs leave what they would have left alone; what each returned.
+
+    They are shared out where their training could be, unless a store is to answer or a callback of
+    Hydra's, which is not our own, is to hear of them. `start` is when the launching began.
+    """
+
+    def run(place: int) -> JobReturn:
+        config, member = jobs[place]
+        return run_job(
+            config, function=partial(finish, member=member, start=start), context=context
+        )
+
+    count = processes or torch.get_num_threads()
+    divided = [place for place in jobs if able(count) and _is_apart(*jobs[place])]
+    done = {place: run(place) for place in jobs if place not in set(divided)}
+    order, ended = deque(divided), dict[int, _Ended]()
+    shares = [share for k in range(count) if (share := divided[k::count])]
+    for _, news in apart(shares, partial(_end, run=run), does=_ending):
+        recorder.forward(news.messages)
+        ended[news.place] = news
+        while order and order[0] in ended:
+            own = ended.pop(order.popleft())
+            sys.stdout.write(own.text)
+            with as_job(jobs[own.place][0]) as hidden:
+                job = done[own.place] = unfinished(jobs[own.place][0], hidden)
+            job.return_value, job.status = own.returned, own.status
+    return done
+
+
+def _is_apart(config: DictConfig, member: Member) -> bool:
+    served = str(config.tracking.uri).startswith("http")
+    return not (member.pruning or served or set(config.hydra.callbacks) - OURS)
+
+
+def _end(share: Sequence[int], send: Send, *, run: Callable[[int], JobReturn]) -> None:
+    for place in share:
+        text = StringIO()
+        with redirect_stdout(text), recorder.held() as messages:
+            job = run(place)
+        returned = job._return_value
+        if job.status == JobStatus.FAILED:
+            returned = _sendable(returned)
+        send(_Ended(place, job.status, returned, text.getvalue(), messages))
+
+
+def _ending(share: Sequence[int]) -> str:
+    return f"ended {len(share)} jobs"
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error, or what it says where it cannot be sent."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error
