@@ -69,7 +69,8 @@ def end(
 
 
 def _is_apart(config: DictConfig, member: Member) -> bool:
-    served = str(config.tracking.uri).startswith("http")
+    with as_job(config):
+        served = str(config.tracking.uri).startswith("http")
     return not (member.pruning or served or set(config.hydra.callbacks) - OURS)
 
 
