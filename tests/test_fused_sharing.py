@@ -223,7 +223,7 @@ def test_ends_are_printed_and_returned_in_order_whoever_makes_them(
 
 def test_a_store_has_heard_of_every_end(tmp_path, ended_here):
     uri = "tracking.uri='sqlite:///${hydra:sweep.dir}/mlflow.db'"
-    jobs = [[*SMALL, EPOCHS, uri, "tracking.experiment=e"] for _ in range(4)]
+    jobs = [[*SMALL, EPOCHS, uri, "tracking.experiment=e", "figures=true"] for _ in range(4)]
     jobs += [[*jobs[0], "optimizer=sgd", "optimizer.lr=1e30"]]
     launch("fused", [[*job, f"seed={k}"] for k, job in enumerate(jobs)], tmp_path / "jobs")
     assert not ended_here
@@ -231,6 +231,8 @@ def test_a_store_has_heard_of_every_end(tmp_path, ended_here):
     runs = client.search_runs([client.get_experiment_by_name("e").experiment_id])
     assert sorted(run.info.status for run in runs) == ["FAILED", *["FINISHED"] * 4]
     ids = {json.loads(p.read_text())["run_id"] for p in tmp_path.glob("jobs/*/metrics.json")}
+    drawn = Path(client.download_artifacts(min(ids), "figures")).iterdir()
+    assert "learning_curves.png" in {path.name for path in drawn}
     assert ids == {run.info.run_id for run in runs if run.info.status == "FINISHED"}
 
 

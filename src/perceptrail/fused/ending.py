@@ -41,8 +41,8 @@ def end(
 ) -> dict[int, JobReturn]:
     """Have trained jobs leave what they would have left alone; what each returned.
 
-    They are shared out where their training could be, unless a store is to answer or a callback of
-    Hydra's, which is not our own, is to hear of them. `start` is when the launching began.
+    They are shared out where their training could be, if that is faster, unless a store is to
+    answer or a callback of Hydra's, which is not our own, is to hear of them. `start` is when the launching began.
     """
 
     def run(place: int) -> JobReturn:
@@ -70,8 +70,10 @@ def end(
 
 def _is_apart(config: DictConfig, member: Member) -> bool:
     with as_job(config):
-        served = str(config.tracking.uri).startswith("http")
-    return not (member.pruning or served or set(config.hydra.callbacks) - OURS)
+        uri = str(config.tracking.uri or "")
+    # Without figures to draw, the process that records takes longest; others would hinder it.
+    recorded = uri.startswith("http") or (uri and not config.figures)
+    return not (member.pruning or recorded or set(config.hydra.callbacks) - OURS)
 
 
 def _end(share: Sequence[int], send: Send, *, run: Callable[[int], JobReturn]) -> None:
