@@ -42,7 +42,8 @@ def end(
     """Have trained jobs leave what they would have left alone; what each returned.
 
     They are shared out where their training could be, if that is faster, unless a store is to
-    answer or a callback of Hydra's, which is not our own, is to hear of them. `start` is when the launching began.
+    answer or a callback of Hydra's, which is not our own, is to hear of them. `start` is when the
+    launching began.
     """
 
     def run(place: int) -> JobReturn:
