@@ -293,15 +293,16 @@ KEYS = {key.partition(".")[0] for key in RULES} | {
 _ABSENT = object()
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig, told: Plain | None = None) -> None:
     """Check every value that has a rule, and that no key beside them looks like one misspelt.
 
-    Raises `UserError` for the first that breaks its rule, naming key, value and what is allowed.
+    `told` is what `plain` makes of it, where that is known. Raises `UserError` for the first that
+    breaks its rule, naming key, value and what is allowed.
     """
     for name in {*map(str, cfg)} - KEYS - _added():
         if hint := did_you_mean(name, KEYS):
             raise UserError(f"{name}: there is no such key{hint}; with a plus it is your own")
-    told = plain(cfg)
+    told = plain(cfg) if told is None else told
     for key, entry in RULES.items():
         value = at(told, key, _ABSENT)
         if value is _ABSENT or _is_ones_own(told, key):

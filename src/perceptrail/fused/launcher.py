@@ -13,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from perceptrail import recorder
-from perceptrail.config import at, plain
+from perceptrail.config import Plain, at, plain
 from perceptrail.errors import UserError
 from perceptrail.runs import RECORD
 from perceptrail.search.jobs import Composer, as_job, run_job, set_imports_aside
@@ -61,9 +61,8 @@ TRAINING = {"seed", "monitor", "data", "optimizer", "schedule", "tracking", *KEY
 }
 
 
-def obstacle(cfg: DictConfig) -> str | None:
-    """Why a job cannot be part of a stack, if it cannot."""
-    told = plain(cfg)
+def obstacle(told: Plain) -> str | None:
+    """Why a job with this configuration cannot be part of a stack, if it cannot."""
     if at(told, "task.name") == "own":
         return "task=own"
     if not set(told) >= TRAINING:
@@ -142,12 +141,13 @@ def _prepare(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]
     for place, config in enumerate(configs):
         with as_job(config):
             folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
-            reason = "an earlier start of it" if (folder / RECORD).exists() else obstacle(config)
+            told = plain(config)
+            reason = "an earlier start of it" if (folder / RECORD).exists() else obstacle(told)
             if reason is None:
                 from perceptrail.fused.run import prepare  # imports PyTorch
 
                 try:
-                    members[place] = prepare(config, datasets, firsts)
+                    members[place] = prepare(config, told, datasets, firsts)
                 except (UserError, OmegaConfBaseException, OSError) as error:
                     reason = str(error)
                 set_imports_aside()

@@ -29,14 +29,18 @@ log = logging.getLogger(__name__)
 
 
 def prepare(
-    cfg: DictConfig, datasets: dict[str, Dataset], firsts: dict[Hashable, Member]
+    cfg: DictConfig,
+    told: config.Plain,
+    datasets: dict[str, Dataset],
+    firsts: dict[Hashable, Member],
 ) -> Member:
     """The network that a job is to train; a data set that many jobs name is read once.
 
-    `firsts` holds the first of each shape. Raises `UserError` as a run of the job would, and if
-    what it has of one's own cannot be part of a stack.
+    `told` is what `config.plain` makes of its configuration, `firsts` holds the first of each
+    shape. Raises `UserError` as a run of the job would, and if what it has of one's own cannot be
+    part of a stack.
     """
-    config.validate(cfg)
+    config.validate(cfg, told)
     if cfg.tracking.uri is not None:  # its process imports MLflow while this one trains
         recorder.connect(cfg.tracking.uri, cfg.tracking.experiment)
     use_device(cfg.trainer)
