@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch
 from hydra.experimental.callback import Callback
 from launching import assert_alike, history, launch
 from mlflow.tracking import MlflowClient
+from running import Command
 from test_fused import DIGITS, EPOCHS, SMALL
 
 from perceptrail.callbacks import DivergenceError
@@ -278,3 +280,27 @@ def test_any_error_of_an_end_is_returned(tmp_path, monkeypatch):
     for job in launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(2)], tmp_path):
         with pytest.raises(RuntimeError, match="OddError: this is odd"):
             _ = job.return_value
+
+
+@pytest.mark.slow
+def test_an_interruption_leaves_no_end_unrecorded(tmp_path):
+    """What has left its metrics is in the store, whole, wherever Ctrl-C has come."""
+    command = Command(
+        *("train.py", "-m", "hydra/launcher=fused", *SMALL, EPOCHS, "seed=range(0,60)"),
+        *("hydra.sweep.dir=jobs", "hydra.launcher.processes=2", "trainer=cpu"),
+        cwd=tmp_path,
+    )
+    while len(list(tmp_path.glob("jobs/*/metrics.json"))) < 5:
+        assert command.code is None, command.output
+        time.sleep(0.01)
+    assert command.process.pid is not None
+    os.kill(command.process.pid, signal.SIGINT)
+    assert command.wait().code == 130, command.output
+    finished = {
+        json.loads(path.read_text())["run_id"] for path in tmp_path.glob("jobs/*/metrics.json")
+    }
+    assert 4 < len(finished) < 60
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert {run.info.run_id for run in runs if run.info.status == "FINISHED"} == finished
+    assert not [run for run in runs if run.info.status == "RUNNING"]

@@ -1,6 +1,7 @@
 """The ends of a stack's jobs: each as of a run by itself, shared out among processes."""
 
 import pickle
+import signal
 import sys
 import traceback
 from collections import deque
@@ -54,10 +55,10 @@ def end(
 
     count = processes or torch.get_num_threads()
     divided = [place for place in jobs if able(count) and _is_apart(*jobs[place])]
-    done = {place: run(place) for place in jobs if place not in set(divided)}
+    done = {place: run(place) for place in sorted(jobs.keys() - divided)}
     order, ended = deque(divided), dict[int, _Ended]()
-    shares = [share for k in range(count) if (share := divided[k::count])]
-    for _, news in apart(shares, partial(_end, run=run), does=_ending):
+
+    def received(share: Sequence[int], news: _Ended) -> None:
         recorder.forward(news.messages)
         ended[news.place] = news
         while order and order[0] in ended:
@@ -66,6 +67,9 @@ def end(
             with as_job(jobs[own.place][0]) as hidden:
                 job = done[own.place] = unfinished(jobs[own.place][0], hidden)
             job.return_value, job.status = own.returned, own.status
+
+    shares = [share for k in range(count) if (share := divided[k::count])]
+    apart(shares, partial(_end, run=run), received, does=_ending)
     return done
 
 
@@ -78,7 +82,11 @@ def _is_apart(config: DictConfig, member: Member) -> bool:
 
 
 def _end(share: Sequence[int], send: Send, *, run: Callable[[int], JobReturn]) -> None:
+    stops: list[int] = []  # signals to stop, once the job under way has been sent
+    signal.signal(signal.SIGTERM, lambda number, frame: stops.append(number))
     for place in share:
+        if stops:
+            return
         text = StringIO()
         with redirect_stdout(text), recorder.held() as messages:
             job = run(place)

@@ -5,7 +5,9 @@ import pickle
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
@@ -15,7 +17,7 @@ import torch
 
 from perceptrail.errors import UserError
 from perceptrail.fused.group import Group
-from perceptrail.fused.member import Member
+from perceptrail.fused.member import Member, Outcome
 from perceptrail.processes import follow
 
 Told = Callable[[int], object]
@@ -40,12 +42,15 @@ def fit(groups: Sequence[list[Member]], told: Told, *, processes: int | None) ->
             continue
         for part in (group[k::count] for k in range(min(count, len(group)))):
             min(shares, key=lambda share: sum(map(len, share))).append(part)
-    for share, news in apart([share for share in shares if share], _train, does=_training):
+
+    def received(share: Sequence[list[Member]], news: int | list[Outcome]) -> None:
         if isinstance(news, int):
             told(news)
-            continue
+            return
         for member, outcome in zip((m for group in share for m in group), news, strict=True):
             member.outcome = outcome
+
+    apart([share for share in shares if share], _train, received, does=_training)
 
 
 def _train(share: Sequence[list[Member]], send: Send) -> None:
@@ -64,12 +69,17 @@ def able(processes: int) -> bool:
 
 
 def apart(
-    shares: Sequence[Share], work: Callable[[Share, Send], None], *, does: Callable[[Share], str]
-) -> Iterator[tuple[Share, Any]]:
-    """Have processes work, each on one share and one thread; what they send, as it comes.
+    shares: Sequence[Share],
+    work: Callable[[Share, Send], None],
+    received: Callable[[Share, Any], None],
+    *,
+    does: Callable[[Share], str],
+) -> None:
+    """Have processes work, each on one share and one thread; what they send is `received`.
 
-    They are forked, for what members hold is not for sending. Raises what work does, and, saying
-    what it `does`, `UserError` if a process dies.
+    They are forked, for what members hold is not for sending. When this one is interrupted they
+    have SIGTERM, and what they still send is received. Raises what work does, and, saying what it
+    `does`, `UserError` if a process dies.
     """
     fork = get_context("fork")
     lines: dict[Connection, tuple[ForkProcess, Share]] = {}
@@ -103,12 +113,23 @@ def apart(
                     del lines[line]
                     line.close()
                 else:
-                    yield share, news
+                    received(share, news)
     finally:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-                process.join()
+        started = [process for process in processes if process.pid is not None]
+        for process in started:
+            process.terminate()
+        for line, (_, share) in lines.items():
+            _receive_rest(line, partial(received, share))
+        for process in started:
+            process.join()
+
+
+def _receive_rest(line: Connection, received: Callable[[Any], None]) -> None:
+    with line, suppress(EOFError, OSError, UserError):
+        while True:
+            error, done, news = pickle.loads(line.recv_bytes())
+            if not (error or done):
+                received(news)
 
 
 def _work(work: Callable[[Share, Send], None], share: Share, line: Connection) -> None:
