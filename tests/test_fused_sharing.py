@@ -239,18 +239,24 @@ def test_a_store_has_heard_of_every_end(tmp_path, ended_here):
 
 
 class Told(Callback):
-    """It notes what it is told, which another process would not."""
-
-    ends = 0
+    """It notes in which process it is told of an end."""
 
     def on_job_end(self, config, job_return, **kwargs):
-        Told.ends += 1
+        with Path("ends").open("a") as file:
+            print(os.getpid(), file=file)
 
 
 def test_callbacks_of_ones_own_are_told_of_every_end(tmp_path, ended_here):
     own = "+hydra.callbacks.told._target_=test_fused_sharing.Told"
     launch("fused", [[*SMALL, EPOCHS, f"seed={k}", own] for k in range(3)], tmp_path)
     assert ended_here == [0, 1, 2]
+    command = Command(
+        *("train.py", "-m", "hydra/launcher=fused", *SMALL, EPOCHS, "seed=0,1,2", own),
+        *("tracking=none", "figures=false", "hydra.launcher.processes=2"),
+        cwd=tmp_path,
+    ).wait()
+    assert command.code == 0, command.output
+    assert (tmp_path / "ends").read_text().split() == [str(command.process.pid)] * 3
 
 
 def test_a_process_that_dies_at_an_end_is_told_of(tmp_path, monkeypatch, none_left):

@@ -1,6 +1,5 @@
 """Each seam for each task, and for networks of every kind: resumed, searched, recorded, stacked."""
 
-import csv
 import json
 import signal
 
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from houses import houses
+from launching import history as rows
 from launching import launch
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
@@ -61,13 +61,6 @@ FIGURES = {
     "data=digits": {"confusion_matrix", "sample_images", "worst_mistakes"},
 }
 every_task = pytest.mark.parametrize("chosen", CHOSEN)
-
-
-def rows(run_dir):
-    """The history, but for the speed."""
-    with (run_dir / "history.csv").open() as file:
-        found = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [{k: v for k, v in row.items() if "per_second" not in k} for row in found]
 
 
 def metrics(run_dir):

@@ -54,7 +54,7 @@ def end(
         )
 
     count = processes or torch.get_num_threads()
-    divided = [place for place in jobs if able(count) and _is_apart(*jobs[place])]
+    divided = [place for place in jobs if _is_apart(*jobs[place])] if able(count) else []
     done = {place: run(place) for place in sorted(jobs.keys() - divided)}
     order, ended = deque(divided), dict[int, _Ended]()
 
@@ -74,10 +74,9 @@ def end(
 
 
 def _is_apart(config: DictConfig, member: Member) -> bool:
-    with as_job(config):
-        uri = str(config.tracking.uri or "")
     # Without figures to draw, the process that records takes longest; others would hinder it.
-    recorded = uri.startswith("http") or (uri and not config.figures)
+    uri = member.store
+    recorded = uri is not None and (uri.startswith("http") or not config.figures)
     return not (member.pruning or recorded or set(config.hydra.callbacks) - OURS)
 
 

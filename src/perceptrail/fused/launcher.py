@@ -21,6 +21,7 @@ from perceptrail.search.jobs import Composer, as_job, run_job, set_imports_aside
 if TYPE_CHECKING:
     from perceptrail.data.dataset import Dataset
     from perceptrail.fused.member import Member
+    from perceptrail.network import Module
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _prepare(configs: Sequence[DictConfig], *, first: int) -> "dict[int, Member]
     members: dict[int, Member] = {}
     alone: dict[str, list[str]] = {}
     datasets: dict[str, Dataset] = {}
-    firsts: dict[Hashable, Member] = {}
+    firsts: dict[Hashable, Module] = {}
     for place, config in enumerate(configs):
         with as_job(config):
             folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)

@@ -70,6 +70,7 @@ class Member:
         self.graphs = on_gpu and bool(cfg.trainer.cuda_graphs)
         self._precision: str = cfg.trainer.matmul_precision
         self._loss = str(cfg.task.loss)
+        self.store: str | None = cfg.tracking.uri
         self.regularization: dict[str, Any] = settings["regularization"]
         self.factor: Course = (str(settings["schedule"]), schedule)
         kind, *bounds = (settings["dropout"][k] for k in ("schedule", "start", "end", "cutoff"))

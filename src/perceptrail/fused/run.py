@@ -32,13 +32,13 @@ def prepare(
     cfg: DictConfig,
     told: config.Plain,
     datasets: dict[str, Dataset],
-    firsts: dict[Hashable, Member],
+    firsts: dict[Hashable, Module],
 ) -> Member:
     """The network that a job is to train; a data set that many jobs name is read once.
 
-    `told` is what `config.plain` makes of its configuration, `firsts` holds the first of each
-    shape. Raises `UserError` as a run of the job would, and if what it has of one's own cannot be
-    part of a stack.
+    `told` is what `config.plain` makes of its configuration, `firsts` holds the first module of
+    each shape. Raises `UserError` as a run of the job would, and if what it has of one's own cannot
+    be part of a stack.
     """
     config.validate(cfg, told)
     if cfg.tracking.uri is not None:  # its process imports MLflow while this one trains
@@ -49,13 +49,13 @@ def prepare(
         found = dataset(cfg)
         datasets[which] = replace(found, train=cache(found.train))
     member = Member(cfg, assemble(cfg, datasets[which]), pruning_of(cfg))
-    first = firsts.setdefault(member.shape, member)
-    network, other, data = member.network, first.network, member.data
+    network, data = member.network, member.data
     if not member.task.is_plain:
         reason = loss_obstacle(member.task, data.train_targets[:2], outputs=data.outputs)
         if reason is not None:
             raise UserError(f"task.loss._target_={cfg.task.loss._target_}: {reason}")
-    if isinstance(network, Module) and isinstance(other, Module):
+    if isinstance(network, Module):
+        other = firsts.setdefault(member.shape, network)
         reason = obstacle(network, other, inputs=data.inputs, batch=data.batch_size)
         if reason is not None:
             raise UserError(f"model._target_={cfg.model._target_}: {reason}")

@@ -17,7 +17,7 @@ from perceptrail.replay import listens
 from perceptrail.tasks import Task
 
 # Floating-point operations, forward on a batch, beyond which a processor gains nothing by doing
-# them for several networks at once: below it is 1.2 to 30 times as fast, above down to half.
+# them for several networks at once: below it is mostly 1.1 to 30 times as fast, above half to 1.
 LARGE = 40e6
 
 
