@@ -3,8 +3,12 @@
 import csv
 import inspect
 import json
+import platform
 import re
+import subprocess
+import sys
 from functools import partial
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -383,3 +387,21 @@ def test_lr_find_draws_and_suggests_a_rate_that_trains(tmp_path):
     run("train.py", *given, "tracking=none", "figures=false", cwd=tmp_path)
     (record,) = tmp_path.glob("outputs/*/*/metrics.json")
     assert json.loads(record.read_text())["val/acc"] > 0.8
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library keeps the memory")
+def test_memory_is_taken_again_without_the_system():
+    code = """
+        import resource, torch, perceptrail.trainer
+
+        def faults():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            [torch.ones(2**18) for _ in range(120)]
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        print(faults(), faults())
+    """
+    command = [sys.executable, "-c", dedent(code)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    first, second = map(int, told.split())
+    assert first > 20_000 and second < 1_000  # pages; the tensors have 30,720

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,15 @@ class Gradient:
 
     def __init__(self, network: MLP, loss: Loss, *, dtype: torch.dtype = torch.float32) -> None:
         self._standardise, self._loss, self._dtype = network.standardise, loss, dtype
-        self._layers = [_LAYERS.get(type(layer), _other)(layer, dtype) for layer in network.layers]
-        learned = [any(True for _ in layer.parameters()) for layer in network.layers]
+        layers = list(network.layers)
+        learned = [any(True for _ in layer.parameters()) for layer in layers]
         self._first = learned.index(True)  # before it no gradient is of use but the inputs'
+        self._layers: list[Layer] = []
+        for before, layer, after in zip([None, *layers], layers, [*layers[1:], None], strict=False):
+            if type(layer) is Linear:
+                self._layers.append(_linear(layer, dtype, relu=type(after) is nn.ReLU))
+            elif not (type(layer) is nn.ReLU and type(before) is Linear):  # else it is in there
+                self._layers.append(_LAYERS.get(type(layer), _other)(layer, dtype))
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of inputs [batch, inputs] and labels [batch]."""
@@ -77,8 +84,8 @@ class Gradient:
         for layer in self._layers:
             x, back = layer(x)
             backs.append(back)
-        loss, gradient = self._loss(x.float(), y)
-        return loss, walk_back(backs, gradient.to(x.dtype), end=end)
+        loss, gradient = self._loss(_as(x, torch.float32), y)
+        return loss, walk_back(backs, _as(gradient, x.dtype), end=end)
 
 
 class Autograd:
@@ -128,34 +135,57 @@ def by_autograd(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor
     return y.detach(), back
 
 
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)  # to ask PyTorch takes ten times as long
+
+
 def _add(parameter: Tensor, gradient: Tensor) -> None:
-    gradient = gradient.to(parameter.dtype)
+    gradient = _as(gradient, parameter.dtype)
     if parameter.grad is None:
         parameter.grad = gradient
     else:
         parameter.grad += gradient
 
 
-def _linear(layer: nn.Module, dtype: torch.dtype) -> Layer:
+class _Products(NamedTuple):
+    """Those of a linear layer of inputs x [n, in], weight w [out, in], and the gradient g [n, out]
+    by its outputs.
+    """
+
+    forward: Callable[..., Tensor]  # of x, w, the bias, and whether with `relu`
+    by_weight: Callable[[Tensor, Tensor], Tensor]  # of g, x
+    by_inputs: Callable[[Tensor, Tensor], Tensor]  # of g, w
+
+
+def _small(x: Tensor, w: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
+    y = torch.addmm(bias, x, w.t())
+    return y.relu_() if relu else y
+
+
+_SMALL = _Products(_small, lambda g, x: torch.mm(g.t(), x), torch.mm)
+_LARGE = _Products(
+    product, lambda g, x: product(g.t(), x.t()), lambda g, weight: product(g, weight.t())
+)
+
+
+def _linear(layer: nn.Module, dtype: torch.dtype, *, relu: bool) -> Layer:
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    large = is_large(weight)
-    multiply, own = (product, dtype) if large else (_small_product, torch.float32)
+    products, own = (_LARGE, dtype) if is_large(weight) else (_SMALL, torch.float32)
 
     def forward(x: Tensor) -> tuple[Tensor, Back]:
-        given, x, w = x.dtype, x.to(own), weight.to(own)
+        given, x, w = x.dtype, _as(x, own), _as(weight, own)
+        y = products.forward(x, w, _as(bias, own), relu=relu)
 
         def back(g: Tensor, needed: bool) -> Tensor | None:
-            _add(weight, multiply(g.T, x.T))
+            if relu:
+                g = aten.threshold_backward(g, y, 0)
+            _add(weight, products.by_weight(g, x))
             _add(bias, g.sum(0, dtype=bias.dtype))
-            return multiply(g, w.T).to(given) if needed else None
+            return _as(products.by_inputs(g, w), given) if needed else None
 
-        return multiply(x, w, bias.to(own)), back
+        return y, back
 
     return forward
-
-
-def _small_product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.mm(a, b.T) if bias is None else torch.addmm(bias, a, b.T)
 
 
 def _batch_norm(layer: nn.Module, dtype: torch.dtype) -> Layer:
@@ -213,7 +243,6 @@ def _other(layer: nn.Module, dtype: torch.dtype) -> Layer:
 
 
 _LAYERS: Mapping[type[nn.Module], Callable[[nn.Module, torch.dtype], Layer]] = {
-    Linear: _linear,
     nn.BatchNorm1d: _batch_norm,
     Dropout: _dropout,
     GaussianNoise: _noise,

@@ -44,9 +44,12 @@ def is_large(weight: Tensor) -> bool:
     )
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The sum a @ b.T + bias, [m, n], for a [m, k] and b [n, k], both as `is_large` wants them."""
-    c: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b, bias, "none", [], "")
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """The sum a @ b.T + bias, [m, n], for a [m, k] and b [n, k], both as `is_large` wants them; its
+    negative values as zeros, with `relu`.
+    """
+    after = "relu" if relu else "none"
+    c: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b, bias, after, [], "")
     return c
 
 

@@ -80,7 +80,8 @@ def loss_and_slope(
         loss, n = aten.nll_loss_forward(log, y, None, _MEAN, _NO_LABEL)
         whole = torch.full_like(loss, share)
         slope = aten.nll_loss_backward(whole, log, y, None, _MEAN, _NO_LABEL, n)
-        return loss * share, aten._log_softmax_backward_data(slope, log, 1, log.dtype)
+        slope = aten._log_softmax_backward_data(slope, log, 1, log.dtype)
+        return loss if share == 1 else loss * share, slope
     with torch.enable_grad():
         logits = logits.detach().requires_grad_()
         loss = share * mean_loss(logits, y, label_smoothing=label_smoothing)

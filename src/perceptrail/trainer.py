@@ -1,7 +1,9 @@
 """Lightning's Trainer as the group `trainer` says, and PyTorch made ready for its device."""
 
+import ctypes
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,6 +46,11 @@ logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
 logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)  # which somebody asked for
 # Costs time and changes no result.
 torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+# Each step takes the memory that the last one has freed. By itself glibc hands that back to the
+# system, which clears it page by page: 60 to 160 pages a step, up to a twentieth of its time.
+if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    for option, size in ((-1, 2**28), (-3, 2**25)):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+        libc.mallopt(option, size)
 
 
 def use_device(trainer: DictConfig) -> None:
