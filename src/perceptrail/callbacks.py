@@ -1,5 +1,6 @@
 """Hooks of a training: repeatable randomness, its history, schedules, averages, progress, NaN."""
 
+import math
 import shutil
 import sys
 import time
@@ -69,13 +70,15 @@ class ScheduledDropout(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Have the rate set before every step."""
         assert isinstance(pl_module, Classifier)
-        network = pl_module.network
+        network, self.rate = pl_module.network, math.nan
         if self._moves and pl_module.device.type == "cuda":
             network.hold_dropout(pl_module.device)
 
         def set_rate(t: float) -> None:
-            self.rate = self._rate(t, self._start, self._end, self._cutoff)
-            network.set_dropout(self.rate)
+            rate = self._rate(t, self._start, self._end, self._cutoff)
+            if rate != self.rate:
+                network.set_dropout(rate)
+                self.rate = rate
 
         pl_module.before_step.append(set_rate)
 

@@ -108,8 +108,8 @@ class Classifier(pl.LightningModule):
         self.step_losses: list[Tensor] = []  # of this epoch, for every step a scalar
         self._step_sizes: list[int] = []
         self._pending: list[Tensor] = []  # losses of batches whose step has not been made
-        self._pending_size = self._batches_left = 0
-        self._steps_per_epoch = self._batches = 0
+        self._pending_sizes: list[int] = []
+        self._steps_per_epoch = self._batches = self._chunk = 0
         self._step: Step | _Watched | None = None
         self._gradient: Gradient | Autograd | None = None
         learn = self._make_step if accumulate == 1 else self._add
@@ -151,7 +151,7 @@ class Classifier(pl.LightningModule):
         """Note how long an epoch is, and take the optimizer."""
         chunks = self.trainer.train_dataloader
         assert isinstance(chunks, Chunks)
-        self._singly = chunks.size == 1
+        self._chunk = chunks.size
         self._batches = min(chunks.total, int(self.trainer.num_training_batches) * chunks.size)
         self._steps_per_epoch = math.ceil(self._batches / self._accumulate)
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -190,7 +190,7 @@ class Classifier(pl.LightningModule):
         self.step_losses.clear()
         self._step_sizes.clear()
         self._pending.clear()
-        self._batches_left = self._batches
+        self._pending_sizes.clear()
 
     def training_step(self, given: Any, batch_idx: int) -> Tensor | None:
         """Learn a batch, or those of a chunk, and make the steps that are due.
@@ -198,24 +198,23 @@ class Classifier(pl.LightningModule):
         Returns the last batch's share of its step's loss, as Lightning has it.
         """
         done, steps, loss = self.step, self.steps, None
-        batches: Iterable[Batch] = (given,) if self._singly else given
-        for x, y in batches:
+        batches: Iterable[Batch] = (given,) if self._chunk == 1 else given
+        for number, (x, y) in enumerate(batches, batch_idx * self._chunk + 1):
             if done == steps:
                 break
             if not self._pending:
-                self._pending_size = 0
                 for prepare in self.before_step:
                     prepare(done / steps)
             loss = self._advance(x, y)
             self._pending.append(loss)
-            self._pending_size += len(y)
-            self._batches_left -= 1
-            if (many := len(self._pending)) == self._accumulate or self._batches_left == 0:
+            self._pending_sizes.append(len(y))
+            if (many := len(self._pending)) == self._accumulate or number == self._batches:
                 if self._accumulate > 1:
                     self._finish(many)
                 self.step_losses.append(loss if many == 1 else torch.stack(self._pending).mean())
-                self._step_sizes.append(self._pending_size)
+                self._step_sizes.append(sum(self._pending_sizes))
                 self._pending.clear()
+                self._pending_sizes.clear()
                 done += 1
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
         progress.ready = progress.completed = self.step  # which Lightning has not seen
