@@ -30,7 +30,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_batch_log_data
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 Row = dict[str, Any]
@@ -154,29 +154,21 @@ class Draft(Gathering):
 
     # The database
 
-    def write(self, status: str) -> None:
-        """Write the run, as one that has ended."""
+    def upload(self) -> None:
+        """Store the files, where the store's are not local."""
         if self._apart:
             self._repository.log_artifacts(self._apart.name)
             self._apart.cleanup()
-        try:
-            self._write(status)
-        except IntegrityError:  # another process has just brought the same data set
-            self._write(status)
 
-    def _write(self, status: str) -> None:
-        with self._store.engine.begin() as connection:
-            for table, rows in self._rows(status, self._dataset_ids(connection)).items():
-                if rows:
-                    connection.execute(insert(table.__table__), rows)
-
-    def _rows(self, status: str, known: Mapping[tuple[str, str], str]) -> dict[Any, list[Row]]:
+    def rows(self, status: str, known: Mapping[tuple[str, str], str]) -> dict[Any, list[Row]]:
+        """The rows of each table; `known` has the ids of data sets by name and digest."""
         run = {"run_uuid": self._run_id}
-        given, *texts = _validate_batch_log_data(
-            self.metrics, list(self.params.values()), list(self.tags.values())
+        names = {metric.key: metric for metric in self.metrics}  # no number of ours is refused
+        _, *texts = _validate_batch_log_data(
+            list(names.values()), list(self.params.values()), list(self.tags.values())
         )
         params, tags = ([run | {"key": t.key, "value": t.value} for t in kind] for kind in texts)
-        values = [run | self._metric(metric) for metric in given]
+        values = [run | self._metric(metric) for metric in self.metrics]
         metrics = list({tuple(row.values()): row for row in values}.values())  # each once
         datasets, inputs, input_tags = self._used(known)
         return {
@@ -209,12 +201,10 @@ class Draft(Gathering):
         own = {"key": metric.key, "value": value, "is_nan": is_nan}
         return own | {"timestamp": metric.timestamp, "step": metric.step}
 
-    def _dataset_ids(self, connection: Connection) -> dict[tuple[str, str], str]:
-        """The ids of the data sets that the experiment knows, by name and digest."""
-        table: Any = tables.SqlDataset
-        columns = select(table.name, table.digest, table.dataset_uuid)
-        own = table.experiment_id == int(self._experiment.experiment_id)
-        return {(n, d): found for n, d, found in connection.execute(columns.where(own))}
+    @property
+    def digests(self) -> list[str]:
+        """Of the data sets that it was trained on."""
+        return [used.dataset.digest for used in self._inputs]
 
     def _used(self, known: Mapping[tuple[str, str], str]) -> tuple[list[Row], list[Row], list[Row]]:
         """Rows for the data sets that are new, for their use, and for what is said of that."""
@@ -234,6 +224,34 @@ class Draft(Gathering):
 
     def _output(self, model: LoggedModelOutput) -> Row:
         return _edge("RUN_OUTPUT", self._run_id, "MODEL_OUTPUT", model.model_id, step=model.step)
+
+
+def write(store: SqlAlchemyStore, ended: Sequence[tuple[Draft, str]], *, experiment: str) -> None:
+    """Write runs of an experiment, each with the status that it has ended with: all or none."""
+    for draft, _ in ended:
+        draft.upload()
+    try:
+        _write(store, ended, experiment=experiment)
+    except IntegrityError:  # another process has just brought the same data set
+        _write(store, ended, experiment=experiment)
+
+
+def _write(store: SqlAlchemyStore, ended: Sequence[tuple[Draft, str]], *, experiment: str) -> None:
+    table: Any = tables.SqlDataset
+    columns = select(table.name, table.digest, table.dataset_uuid)
+    own = table.experiment_id == int(experiment)
+    used = table.digest.in_([digest for draft, _ in ended for digest in draft.digests])
+    whole: dict[Any, list[Row]] = {}
+    with store.engine.begin() as connection:
+        known = {(n, d): found for n, d, found in connection.execute(columns.where(own, used))}
+        for draft, status in ended:
+            for table, rows in draft.rows(status, known).items():
+                whole.setdefault(table, []).extend(rows)
+            new = whole[tables.SqlDataset]
+            known |= {(row["name"], row["digest"]): row["dataset_uuid"] for row in new}
+        for table, rows in whole.items():
+            if rows:
+                connection.execute(insert(table.__table__), rows)
 
 
 def _edge(

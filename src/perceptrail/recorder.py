@@ -21,7 +21,12 @@ Message = tuple[bool, str, tuple[Any, ...], dict[str, Any]]  # awaited, method, 
 
 
 class Server(Protocol):
-    """What is served: any methods, and one for the case that the client dies."""
+    """What is served: any methods, one that is called when there is time or before another method
+    than `log_run`, and one for the case that the client dies.
+    """
+
+    def flush(self) -> None:
+        """Write what `log_run` has left."""
 
     def abandon(self) -> None:
         """End what is open."""
@@ -181,14 +186,21 @@ def serve(make: Callable[[str, str], Server], descriptor: int) -> None:
         failure = _message(error)
     while True:
         try:
+            if server is not None and not line.poll():
+                server.flush()
+        except Exception as error:
+            failure = failure or _message(error)
+        try:
             awaited, method, args, kwargs = line.recv()
         except EOFError:
             break
         if os.getppid() != client and method == "open_run":
             break  # too late: a run that nobody would close
         value = None
-        if failure is None:
+        if server is not None and failure is None:
             try:
+                if method != "log_run":
+                    server.flush()
                 value = getattr(server, method)(*args, **kwargs)
             except Exception as error:
                 failure = _message(error)

@@ -47,9 +47,10 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType
+from mlflow.utils import environment
 from sqlalchemy import Engine, event
 
-from perceptrail.drafts import Draft, Gathering, database
+from perceptrail.drafts import Draft, Gathering, database, write
 from perceptrail.errors import UserError
 from perceptrail.measures import KINDS, Kind
 from perceptrail.passwords import masked
@@ -58,6 +59,8 @@ from perceptrail.runs import ARCHITECTURE, METRICS, MODEL, StoredRun, read_json
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 logging.getLogger("alembic").setLevel(logging.WARNING)
+# Looks through all that is installed, to find that a model needs what is installed here.
+environment.warn_dependency_requirement_mismatches = lambda _: None  # type: ignore
 
 KEY, RUN_DIR, HOST, PROCESS = (f"perceptrail.{n}" for n in ("key", "run_dir", "host", "process"))
 OUTCOME, REASON = "perceptrail.outcome", "perceptrail.reason"
@@ -75,6 +78,7 @@ SERVED = tuple(  # and its code
         *("data/__init__", "data/dataset", "data/table", "data/targets"),
     )
 )
+RUNS_AT_ONCE = 16  # written together, if they end that fast
 SECONDS_BETWEEN_SAMPLES, BATCH_OF_SAMPLES = 2.0, 150  # of the machine's load
 
 
@@ -129,6 +133,7 @@ class Store:
         self._monitors: dict[str, _LoadMonitor] = {}
         self._studies: dict[str, tuple[str, str]] = {}  # of each open study: key, tag of its owner
         self._trials: dict[tuple[str, str], str] = {}  # the run of a study's run and trial number
+        self._ended: list[tuple[Draft, str]] = []  # what is to be written, with the status
         self._models: dict[tuple[Any, ...], tuple[TemporaryDirectory[str], Model]] = {}  # of a kind
         mlflow.set_tracking_uri(uri)
         try:
@@ -230,8 +235,8 @@ class Store:
     ) -> None:
         """Store a run that has ended, of whatever `calls` (method, args, kwargs) there were for it.
 
-        The others are the arguments of `open_run` and `close_run`. In a database the run is there
-        whole or not at all, under the id that is given.
+        The others are the arguments of `open_run` and `close_run`. In a database, which `flush`
+        writes it to, the run is there whole or not at all, under the id that is given.
         """
         store = database(self._client)
         assert store is not None
@@ -249,8 +254,18 @@ class Store:
             self._client = client
             self._steps.pop(run_id)
             self._params.pop(run_id, None)
-        draft.write(status)
+        self._ended.append((draft, status))
         self._note_trial(run_id, own)
+        if len(self._ended) == RUNS_AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the runs that have ended, in one transaction."""
+        if self._ended:
+            ended, self._ended = self._ended, []
+            store = database(self._client)
+            assert store is not None
+            write(store, ended, experiment=self._experiment)
 
     def close_run(self, run_id: str, *, status: str, note: str = "") -> None:
         """End a run as FINISHED, FAILED or KILLED; the note is what the UI shows of it."""
@@ -272,6 +287,7 @@ class Store:
             self.close_study(run_id, status="KILLED")
         for place, _ in self._models.values():
             place.cleanup()
+        self.flush()
 
     def _end_dead_runs(self) -> None:
         here = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
