@@ -116,10 +116,10 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
 def unfinished(config: DictConfig, hidden: DictConfig) -> JobReturn:
     """What there is to say of a job before it is run; inside `as_job`, with what that gives."""
     hydra = config.hydra
-    OmegaConf.set_readonly(hydra, True)
     folder = Path(hydra.sweep.dir, str(hydra.sweep.subdir)).absolute()
-    with read_write(hydra), open_dict(hydra):
+    with read_write(hydra.runtime), open_dict(hydra.runtime):
         hydra.runtime.output_dir = str(folder)
+    OmegaConf.set_readonly(hydra, True)
     job = hydra.job
     changes = not version.base_at_least("1.2") if job.chdir is None else job.chdir
     return JobReturn(
