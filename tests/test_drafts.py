@@ -10,6 +10,7 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import IntegrityError
 
 from perceptrail.model import MLP
 from perceptrail.tracking import Store
@@ -125,3 +126,17 @@ def test_a_run_that_fails_to_be_told_is_not_there(tmp_path, calls):
     store.abandon()
     found = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").get_run("a" * 32)
     assert (found.info.status, found.data.tags["mlflow.note.content"]) == ("FAILED", "why")
+
+
+def test_a_run_that_cannot_be_written_takes_no_other_along(tmp_path, calls):
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    given = opening(tmp_path / "run", "k") | {"parent": None, "status": "FINISHED"}
+    for run_id in ("a" * 32, "b" * 32, "b" * 32):
+        store.log_run(run_id, calls, **given)
+    with pytest.raises(IntegrityError):
+        store.flush()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    assert len(client.search_runs([store._experiment])) == 2
+    for run_id in ("a" * 32, "b" * 32):
+        assert len(client.get_metric_history(run_id, "val/loss")) == 3
+    store.abandon()

@@ -22,6 +22,7 @@ from mlflow.entities import (
     Param,
     RunTag,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
@@ -31,7 +32,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.uri import append_to_uri_path
 from mlflow.utils.validation import _validate_batch_log_data
 from sqlalchemy import insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import SQLAlchemyError
 
 Row = dict[str, Any]
 
@@ -227,13 +228,17 @@ class Draft(Gathering):
 
 
 def write(store: SqlAlchemyStore, ended: Sequence[tuple[Draft, str]], *, experiment: str) -> None:
-    """Write runs of an experiment, each with the status that it has ended with: all or none."""
+    """Write runs of an experiment, each with the status that it has ended with.
+
+    They are written together, and if that fails one by one, up to the first that fails by itself.
+    """
     for draft, _ in ended:
         draft.upload()
     try:
         _write(store, ended, experiment=experiment)
-    except IntegrityError:  # another process has just brought the same data set
-        _write(store, ended, experiment=experiment)
+    except (MlflowException, SQLAlchemyError):  # or another process has brought the same data set
+        for own in ended:
+            _write(store, [own], experiment=experiment)
 
 
 def _write(store: SqlAlchemyStore, ended: Sequence[tuple[Draft, str]], *, experiment: str) -> None:
