@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from perceptrail.assignment import extras
 from perceptrail.callbacks import Row
+from perceptrail.config import Plain
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
 from perceptrail.fused.update import OWN
@@ -49,9 +50,11 @@ class Watched(NamedTuple):
 
 
 class Member:
-    """A network in training, as seen from outside."""
+    """A network in training, as seen from outside; `told` is its configuration as plain values."""
 
-    def __init__(self, cfg: DictConfig, parts: Parts, pruning: "list[Pruning]") -> None:
+    def __init__(
+        self, cfg: DictConfig, told: Plain, parts: Parts, pruning: "list[Pruning]"
+    ) -> None:
         data, network, self.task, optimizer, schedule = parts
         if not isinstance(data, DataModule):
             raise UserError("data that stream")
@@ -60,31 +63,28 @@ class Member:
         self.network = network
         # The stack takes all members' examples from one table; only their number matters here.
         self.data.release()
-        settings: dict[str, Any] = {
-            name: OmegaConf.to_container(cfg[name], resolve=True)
-            for name in ("monitor", "regularization", "schedule", "dropout", "callbacks")
-        }
-        self.seed, self.epochs = int(cfg.seed), int(cfg.trainer.max_epochs)
-        on_gpu = torch.cuda.is_available() and cfg.trainer.accelerator != "cpu"
+        trainer = told["trainer"]
+        self.seed, self.epochs = int(told["seed"]), int(trainer["max_epochs"])
+        on_gpu = torch.cuda.is_available() and trainer["accelerator"] != "cpu"
         self.device = torch.device("cuda" if on_gpu else "cpu")
-        self.graphs = on_gpu and bool(cfg.trainer.cuda_graphs)
-        self._precision: str = cfg.trainer.matmul_precision
-        self._loss = str(cfg.task.loss)
-        self.store: str | None = cfg.tracking.uri
-        self.regularization: dict[str, Any] = settings["regularization"]
-        self.factor: Course = (str(settings["schedule"]), schedule)
-        kind, *bounds = (settings["dropout"][k] for k in ("schedule", "start", "end", "cutoff"))
+        self.graphs = on_gpu and bool(trainer["cuda_graphs"])
+        self._precision: str = trainer["matmul_precision"]
+        self._loss = str(told["task"]["loss"])
+        self.store: str | None = told["tracking"]["uri"]
+        self.regularization: dict[str, Any] = told["regularization"]
+        self.factor: Course = (str(told["schedule"]), schedule)
+        kind, *bounds = (told["dropout"][k] for k in ("schedule", "start", "end", "cutoff"))
         rate = DROPOUT_SCHEDULES[kind]
-        self.dropout: Course = (str(settings["dropout"]), lambda t: rate(t, *bounds))
+        self.dropout: Course = (str(told["dropout"]), lambda t: rate(t, *bounds))
 
-        self.asked = list(cfg.metrics)
+        self.asked = list(told["metrics"])
         self.extras = extras(cfg, self.task)
         if on_gpu and self.extras is not None:
             self.task, self.extras = self.task.to(self.device), self.extras.to(self.device)
         self.outcome = Outcome()
         self.pruning = pruning
-        self.monitored = Watched(**settings["monitor"])
-        stopping = settings["callbacks"].get("early_stopping") or {"patience": math.inf}
+        self.monitored = Watched(**told["monitor"])
+        stopping = told["callbacks"].get("early_stopping") or {"patience": math.inf}
         self.patience: float = stopping.get("patience", 3)  # epochs
         self.watched = Watched(
             metric=stopping.get("monitor", self.monitored.metric),

@@ -48,7 +48,7 @@ def prepare(
     if which not in datasets:
         found = dataset(cfg)
         datasets[which] = replace(found, train=cache(found.train))
-    member = Member(cfg, assemble(cfg, datasets[which]), pruning_of(cfg))
+    member = Member(cfg, told, assemble(cfg, datasets[which]), pruning_of(cfg))
     network, data = member.network, member.data
     if not member.task.is_plain:
         reason = loss_obstacle(member.task, data.train_targets[:2], outputs=data.outputs)
