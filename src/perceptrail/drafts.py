@@ -155,13 +155,17 @@ class Draft(Gathering):
 
     # The database
 
+    def end(self, status: str) -> None:
+        """Note that the run has ended now, with this status."""
+        self._status, self._end = status, _now()
+
     def upload(self) -> None:
         """Store the files, where the store's are not local."""
         if self._apart:
             self._repository.log_artifacts(self._apart.name)
             self._apart.cleanup()
 
-    def rows(self, status: str, known: Mapping[tuple[str, str], str]) -> dict[Any, list[Row]]:
+    def rows(self, known: Mapping[tuple[str, str], str]) -> dict[Any, list[Row]]:
         """The rows of each table; `known` has the ids of data sets by name and digest."""
         run = {"run_uuid": self._run_id}
         names = {metric.key: metric for metric in self.metrics}  # no number of ours is refused
@@ -173,7 +177,7 @@ class Draft(Gathering):
         metrics = list({tuple(row.values()): row for row in values}.values())  # each once
         datasets, inputs, input_tags = self._used(known)
         return {
-            tables.SqlRun: [run | self._run(status)],
+            tables.SqlRun: [run | self._run()],
             tables.SqlTag: tags,
             tables.SqlParam: params,
             tables.SqlMetric: metrics,
@@ -184,15 +188,15 @@ class Draft(Gathering):
             tables.SqlLoggedModel: self._models,
         }
 
-    def _run(self, status: str) -> Row:
+    def _run(self) -> Row:
         empty = dict.fromkeys(("source_name", "entry_point_name", "source_version"), "")
         return empty | {
             "name": self._name,
             "source_type": "UNKNOWN",
             "user_id": self.tags["mlflow.user"].value if "mlflow.user" in self.tags else "unknown",
-            "status": status,
+            "status": self._status,
             "start_time": self._start,
-            "end_time": _now(),
+            "end_time": self._end,
             "artifact_uri": self._files,
             "experiment_id": int(self._experiment.experiment_id),
         }
@@ -227,30 +231,30 @@ class Draft(Gathering):
         return _edge("RUN_OUTPUT", self._run_id, "MODEL_OUTPUT", model.model_id, step=model.step)
 
 
-def write(store: SqlAlchemyStore, ended: Sequence[tuple[Draft, str]], *, experiment: str) -> None:
-    """Write runs of an experiment, each with the status that it has ended with.
+def write(store: SqlAlchemyStore, ended: Sequence[Draft], *, experiment: str) -> None:
+    """Write runs of an experiment that have ended.
 
     They are written together, and if that fails one by one, up to the first that fails by itself.
     """
-    for draft, _ in ended:
+    for draft in ended:
         draft.upload()
     try:
         _write(store, ended, experiment=experiment)
     except (MlflowException, SQLAlchemyError):  # or another process has brought the same data set
-        for own in ended:
-            _write(store, [own], experiment=experiment)
+        for draft in ended:
+            _write(store, [draft], experiment=experiment)
 
 
-def _write(store: SqlAlchemyStore, ended: Sequence[tuple[Draft, str]], *, experiment: str) -> None:
+def _write(store: SqlAlchemyStore, ended: Sequence[Draft], *, experiment: str) -> None:
     table: Any = tables.SqlDataset
     columns = select(table.name, table.digest, table.dataset_uuid)
     own = table.experiment_id == int(experiment)
-    used = table.digest.in_([digest for draft, _ in ended for digest in draft.digests])
+    used = table.digest.in_([digest for draft in ended for digest in draft.digests])
     whole: dict[Any, list[Row]] = {}
     with store.engine.begin() as connection:
         known = {(n, d): found for n, d, found in connection.execute(columns.where(own, used))}
-        for draft, status in ended:
-            for table, rows in draft.rows(status, known).items():
+        for draft in ended:
+            for table, rows in draft.rows(known).items():
                 whole.setdefault(table, []).extend(rows)
             new = whole[tables.SqlDataset]
             known |= {(row["name"], row["digest"]): row["dataset_uuid"] for row in new}

@@ -133,7 +133,7 @@ class Store:
         self._monitors: dict[str, _LoadMonitor] = {}
         self._studies: dict[str, tuple[str, str]] = {}  # of each open study: key, tag of its owner
         self._trials: dict[tuple[str, str], str] = {}  # the run of a study's run and trial number
-        self._ended: list[tuple[Draft, str]] = []  # what is to be written, with the status
+        self._ended: list[Draft] = []  # what is to be written
         self._models: dict[tuple[Any, ...], tuple[TemporaryDirectory[str], Model]] = {}  # of a kind
         mlflow.set_tracking_uri(uri)
         try:
@@ -254,7 +254,8 @@ class Store:
             self._client = client
             self._steps.pop(run_id)
             self._params.pop(run_id, None)
-        self._ended.append((draft, status))
+        draft.end(status)
+        self._ended.append(draft)
         self._note_trial(run_id, own)
         if len(self._ended) == RUNS_AT_ONCE:
             self.flush()
