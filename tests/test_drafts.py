@@ -9,6 +9,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import IntegrityError
 
@@ -140,3 +141,27 @@ def test_a_run_that_cannot_be_written_takes_no_other_along(tmp_path, calls):
     for run_id in ("a" * 32, "b" * 32):
         assert len(client.get_metric_history(run_id, "val/loss")) == 3
     store.abandon()
+
+
+def test_files_that_cannot_be_stored_fail_their_run_alone(tmp_path, calls, monkeypatch):
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db", "test")
+    given = opening(tmp_path / "run", "k") | {"parent": None, "status": "FINISHED"}
+    monkeypatch.setattr("perceptrail.drafts._local", lambda repository: None)  # as if elsewhere
+    store.log_run("a" * 32, calls, **given)
+    with monkeypatch.context() as patch:
+        usual = LocalArtifactRepository.log_artifacts
+
+        def fail(self, *args):
+            if "models" not in self.artifact_dir:
+                raise ConnectionError("the store is away")
+            usual(self, *args)
+
+        patch.setattr(LocalArtifactRepository, "log_artifacts", fail)
+        with pytest.raises(ConnectionError):
+            store.log_run("b" * 32, calls, **given)
+    store.abandon()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (run,) = client.search_runs([store._experiment])
+    assert run.info.run_id == "a" * 32
+    stored = {path.name for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()}
+    assert {"history.csv", "config.yaml", "model.safetensors"} <= stored

@@ -67,7 +67,7 @@ class Gathering:
 class Draft(Gathering):
     """Stands in for MLflow's client while the values of one new run are gathered.
 
-    Files are stored at once where the store's are local, else with the run.
+    Files are stored at once where the store's are local, else when the run ends.
     """
 
     def __init__(
@@ -156,14 +156,11 @@ class Draft(Gathering):
     # The database
 
     def end(self, status: str) -> None:
-        """Note that the run has ended now, with this status."""
+        """Note that the run has ended now, with this status; its files are stored."""
         self._status, self._end = status, _now()
-
-    def upload(self) -> None:
-        """Store the files, where the store's are not local."""
         if self._apart:
-            self._repository.log_artifacts(self._apart.name)
-            self._apart.cleanup()
+            with self._apart as folder:
+                self._repository.log_artifacts(folder)
 
     def rows(self, known: Mapping[tuple[str, str], str]) -> dict[Any, list[Row]]:
         """The rows of each table; `known` has the ids of data sets by name and digest."""
@@ -236,8 +233,6 @@ def write(store: SqlAlchemyStore, ended: Sequence[Draft], *, experiment: str) ->
 
     They are written together, and if that fails one by one, up to the first that fails by itself.
     """
-    for draft in ended:
-        draft.upload()
     try:
         _write(store, ended, experiment=experiment)
     except (MlflowException, SQLAlchemyError):  # or another process has brought the same data set
