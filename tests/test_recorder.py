@@ -1,7 +1,13 @@
-"""How a run ends in the store: as what happens inside ends."""
+"""How a run ends in the store: as what happens inside ends, whichever process dies."""
 
+import os
+import socket
+
+import psutil
 import pytest
 
+from perceptrail import recorder
+from perceptrail.errors import UserError
 from perceptrail.recorder import LateLog, RunLog
 
 
@@ -63,3 +69,49 @@ def test_a_late_log_of_a_run_that_is_not_open_tells_it_whole():
 def test_without_a_store_nothing_is_told():
     with RunLog(None, None).closing() as log:
         log.post("log_params", {"a": 1})
+
+
+@pytest.mark.parametrize("unread", [0, 100])
+def test_a_recorder_that_dies_is_told_of_once(tmp_path, unread):
+    place = f"sqlite:///{tmp_path}/mlflow.db", "e"
+    before = set(psutil.Process().children())
+    line = recorder.connect(*place)
+    (process,) = set(psutil.Process().children()) - before
+    recorder.settle()
+    process.suspend()
+    for _ in range(unread):
+        line.post("ping", "")
+    process.kill()
+    with pytest.raises(UserError, match="the process that records has died"):
+        recorder.settle()
+    assert recorder.connect(*place) is not line
+    recorder.settle()
+
+
+def test_what_is_open_is_ended_even_if_the_client_dies_before_it_has_its_answer():
+    class Server:
+        """Its client can be made to die."""
+
+        def ping(self):
+            """Answer."""
+            told.append("ping")
+
+        def die(self):
+            """Close the client's end."""
+            ours.close()
+
+        def flush(self):
+            """There is nothing to write."""
+
+        def abandon(self):
+            """End what is open."""
+            told.append("abandon")
+
+    told = []
+    ours, theirs = socket.socketpair()
+    line = recorder.Connection(os.dup(ours.fileno()))
+    for message in (("uri", "e"), (True, "ping", (), {}), (False, "die", (), {})):
+        line.send(message)
+    line.close()
+    recorder.serve(lambda uri, experiment: Server(), theirs.detach())
+    assert told == ["ping", "abandon"]

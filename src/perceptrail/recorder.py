@@ -11,13 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, Self
 
 from perceptrail.errors import UserError
 
 Message = tuple[bool, str, tuple[Any, ...], dict[str, Any]]  # awaited, method, args, kwargs
+Place = tuple[str, str]  # a store's address, an experiment
 
 
 class Server(Protocol):
@@ -47,7 +47,8 @@ class Recorder:
         self.client = os.getpid()  # also where this is used by a process forked from that one
         self._line = Connection(ours.detach())
         self._held: list[Message] | None = None
-        self._line.send((uri, experiment))
+        self._place: Place = uri, experiment
+        self._line.send(self._place)
 
     def post(self, method: str, *args: Any, **kwargs: Any) -> None:
         """Have a method called in its turn; an error shows at the next `call`."""
@@ -56,14 +57,15 @@ class Recorder:
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method, after all that was posted, and return what it returns.
 
-        Raises `UserError` with the first error since the last call.
+        Raises `UserError` with the first error since the last call. That the process has died is
+        told once: the next `connect` starts another.
         """
         assert self._held is None
         self._send((True, method, args, kwargs))
         try:
             error, value = self._line.recv()
-        except EOFError:
-            raise UserError("tracking: the process that records has died") from None
+        except (EOFError, ConnectionError):
+            raise self._died() from None
         except KeyboardInterrupt:
             self._line.recv()  # or the next call would take it for its own
             raise
@@ -77,8 +79,14 @@ class Recorder:
             return
         try:
             self._line.send(message)
-        except BrokenPipeError:
-            raise UserError("tracking: the process that records has died") from None
+        except ConnectionError:
+            raise self._died() from None
+
+    def _died(self) -> UserError:
+        if _RECORDERS.get(self._place) is self:
+            del _RECORDERS[self._place]
+        self._process.wait()
+        return UserError("tracking: the process that records has died")
 
 
 class RunLog:
@@ -138,41 +146,41 @@ class LateLog(RunLog):
         return super().call(method, *args, **kwargs)
 
 
-_RECORDERS: list[Recorder] = []  # of this process
+_RECORDERS: dict[Place, Recorder] = {}  # of this process
 
 
-@cache
 def connect(uri: str, experiment: str) -> Recorder:
     """The recorder of this process for a store; started at the first call, then the same one."""
-    _RECORDERS.append(Recorder(uri, experiment))
-    return _RECORDERS[-1]
+    place = uri, experiment
+    if place not in _RECORDERS:
+        _RECORDERS[place] = Recorder(uri, experiment)
+    return _RECORDERS[place]
 
 
 def settle() -> None:
     """Wait until all is recorded; raises UserError if something was not."""
-    for line in _RECORDERS:
+    for line in list(_RECORDERS.values()):
         line.call("ping", "")
 
 
 @contextmanager
-def held() -> Iterator[list[list[Message]]]:
+def held() -> Iterator[dict[Place, list[Message]]]:
     """Hold back, in a forked process, what is posted inside; by recorder, for `forward`."""
-    kept: list[list[Message]] = []
-    for line in _RECORDERS:
-        line._held = []
-        kept.append(line._held)
+    kept: dict[Place, list[Message]] = {place: [] for place in _RECORDERS}
+    for place, line in _RECORDERS.items():
+        line._held = kept[place]
     try:
         yield kept
     finally:
-        for line in _RECORDERS:
+        for line in _RECORDERS.values():
             line._held = None
 
 
-def forward(kept: Sequence[Sequence[Message]]) -> None:
+def forward(kept: Mapping[Place, Sequence[Message]]) -> None:
     """Post what a process that was forked from this one has held back."""
-    for line, messages in zip(_RECORDERS, kept, strict=True):
+    for place, messages in kept.items():
         for message in messages:
-            line._send(message)
+            connect(*place)._send(message)
 
 
 def serve(make: Callable[[str, str], Server], descriptor: int) -> None:
@@ -192,7 +200,7 @@ def serve(make: Callable[[str, str], Server], descriptor: int) -> None:
             failure = failure or _message(error)
         try:
             awaited, method, args, kwargs = line.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # the latter where an answer was left unread
             break
         if os.getppid() != client and method == "open_run":
             break  # too late: a run that nobody would close
@@ -207,7 +215,7 @@ def serve(make: Callable[[str, str], Server], descriptor: int) -> None:
         if awaited:
             try:
                 line.send((failure, value))
-            except BrokenPipeError:
+            except ConnectionError:
                 break
             failure = failure if server is None else None
     if server is not None:

@@ -34,7 +34,7 @@ class _Ended(NamedTuple):
     status: JobStatus
     returned: Any
     text: str
-    messages: list[list[recorder.Message]]
+    messages: dict[recorder.Place, list[recorder.Message]]
 
 
 def end(
