@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -13,7 +14,8 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
-from perceptrail.data.module import Batch, Chunks
+from perceptrail.compiled import Steps, some
+from perceptrail.data.module import Batch, Batches, Chunks
 from perceptrail.distillation import Relabel
 from perceptrail.gradient import Autograd, Gradient
 from perceptrail.model import MLP
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # A function of progress in [0, 1] -> factor of the rate, or a partial of a torch scheduler class.
 Schedule = partial[Any]
+
+DTYPES = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}  # of large products
 
 
 class _Watched:
@@ -112,6 +116,7 @@ class Classifier(pl.LightningModule):
         self._steps_per_epoch = self._batches = self._chunk = 0
         self._step: Step | _Watched | None = None
         self._gradient: Gradient | Autograd | None = None
+        self._compiled: Steps | None = None
         learn = self._make_step if accumulate == 1 else self._add
         self._advance: Callable[[Tensor, Tensor], Tensor] = learn
         self._sums: Tensor | None = None  # of the validation
@@ -158,6 +163,7 @@ class Classifier(pl.LightningModule):
         assert isinstance(optimizer, Optimizer)
         self._step = _Watched(self.optimizers()) if self._watched else Step(optimizer)
         self._gradient = self._differentiation()
+        self._compiled = self._compilation(fresh=isinstance(chunks.batches, Batches))
         if self._graphs and self.device.type == "cuda" and self.trainer.world_size == 1:
             reason = obstacle(self.network, optimizer)
             if self._watched or self._accumulate > 1:
@@ -170,9 +176,8 @@ class Classifier(pl.LightningModule):
     def _differentiation(self) -> Gradient | Autograd:
         """What finds the gradients of a step's loss, of each half by itself if it has two."""
         share, trainer = 0.5 if self._adversarial else 1.0, self.trainer
-        dtypes = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}
         alone = trainer.world_size == 1 and not self._watched
-        plain = trainer.precision in dtypes and alone
+        plain = trainer.precision in DTYPES and alone
         own_loss = getattr(self.loss, "__func__", None) is not Classifier.loss
         own_loss = own_loss or not self.task.is_plain
         if plain and not (own_loss or self._l1 or self._l2) and Gradient.suits(self.network):
@@ -180,10 +185,25 @@ class Classifier(pl.LightningModule):
             loss = partial(
                 self.task.loss_and_slope, label_smoothing=self._label_smoothing, share=share
             )
-            return Gradient(self.network, loss, dtype=dtypes[str(trainer.precision)])
+            return Gradient(self.network, loss, dtype=DTYPES[str(trainer.precision)])
         # With several processes, Lightning has them agree on the gradient.
         backward = Tensor.backward if alone else self.manual_backward
         return Autograd(lambda x, y: self.loss(x, y) * share, backward=backward)
+
+    def _compilation(self, *, fresh: bool) -> Steps | None:
+        """What makes steps many at once, where they are of the plainest kind."""
+        more = (self._label_smoothing, self._adversarial, self._relabel, self._gradient_clip)
+        known = type(self.task) is Classification and self.task.weights is None
+        known = known and all(str(f.__module__).startswith(__package__) for f in self.before_step)
+        if any(more) or self._max_norm or self._accumulate > 1 or self._chunk == 1 or not known:
+            return None
+        if not (isinstance(self._gradient, Gradient) and isinstance(self._step, Step)):
+            return None
+        if not Steps.suits(self.network, self._step):
+            return None
+        assert isinstance(self.network, MLP)
+        dtype = DTYPES[str(self.trainer.precision)]
+        return Steps(self.network, self._step, fresh=fresh, dtype=dtype)
 
     def on_train_epoch_start(self) -> None:
         """Forget the last epoch's losses."""
@@ -197,9 +217,21 @@ class Classifier(pl.LightningModule):
 
         Returns the last batch's share of its step's loss, as Lightning has it.
         """
+        batches: Iterator[Batch] = iter((given,) if self._chunk == 1 else given)
+        if self._compiled is not None and self._compiled.ready:
+            loss = self._make_steps(islice(batches, self.steps - self.step))
+        else:
+            loss = self._step_by_step(batches, batch_idx * self._chunk)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
+        progress.ready = progress.completed = self.step  # which Lightning has not seen
+        if self.step == self.trainer.max_steps:
+            self.trainer.should_stop = True  # after the validation that an epoch ends with
+        return loss if loss is None else loss / self._accumulate
+
+    def _step_by_step(self, batches: Iterable[Batch], before: int) -> Tensor | None:
+        """Learn batches, one after the other; the last one's loss. There were some `before`."""
         done, steps, loss = self.step, self.steps, None
-        batches: Iterable[Batch] = (given,) if self._chunk == 1 else given
-        for number, (x, y) in enumerate(batches, batch_idx * self._chunk + 1):
+        for number, (x, y) in enumerate(batches, before + 1):
             if done == steps:
                 break
             if not self._pending:
@@ -216,11 +248,25 @@ class Classifier(pl.LightningModule):
                 self._pending.clear()
                 self._pending_sizes.clear()
                 done += 1
-        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total
-        progress.ready = progress.completed = self.step  # which Lightning has not seen
-        if self.step == self.trainer.max_steps:
-            self.trainer.should_stop = True  # after the validation that an epoch ends with
-        return loss if loss is None else loss / self._accumulate
+        return loss
+
+    def _make_steps(self, batches: Iterator[Batch]) -> Tensor | None:
+        """Learn batches, several at once and compiled; the last one's loss."""
+        assert self._compiled is not None
+        done, steps, losses = self.step, self.steps, list[Tensor]()
+        while group := some(batches):
+            owns = []
+            for _, y in group:
+                for prepare in self.before_step:
+                    prepare(done / steps)
+                owns.append(self._compiled.own(len(y)))
+                done += 1
+            losses = self._compiled(group, owns)
+            self.step_losses += losses
+            self._step_sizes += [len(y) for _, y in group]
+        if losses:
+            self._compiled.leave()
+        return losses[-1] if losses else None
 
     def _make_step(self, x: Tensor, y: Tensor) -> Tensor:
         """One optimizer step; the loss before it."""

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from perceptrail.linear import Linear, is_large, product
+from perceptrail.linear import Linear, by_inputs, by_weight, is_large, outputs
 from perceptrail.model import MLP, Dropout, GaussianNoise
 from perceptrail.replay import listens
 
 aten = torch.ops.aten
+
+ONE_EXAMPLE = "batch norm cannot be trained on a batch of one example"
 
 # Takes the loss's gradient by a layer's outputs, and whether that by its inputs is of use; leaves
 # the gradients by its parameters, and returns that by its inputs.
@@ -147,41 +148,21 @@ def _add(parameter: Tensor, gradient: Tensor) -> None:
         parameter.grad += gradient
 
 
-class _Products(NamedTuple):
-    """Those of a linear layer of inputs x [n, in], weight w [out, in], and the gradient g [n, out]
-    by its outputs.
-    """
-
-    forward: Callable[..., Tensor]  # of x, w, the bias, and whether with `relu`
-    by_weight: Callable[[Tensor, Tensor], Tensor]  # of g, x
-    by_inputs: Callable[[Tensor, Tensor], Tensor]  # of g, w
-
-
-def _small(x: Tensor, w: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
-    y = torch.addmm(bias, x, w.t())
-    return y.relu_() if relu else y
-
-
-_SMALL = _Products(_small, lambda g, x: torch.mm(g.t(), x), torch.mm)
-_LARGE = _Products(
-    product, lambda g, x: product(g.t(), x.t()), lambda g, weight: product(g, weight.t())
-)
-
-
 def _linear(layer: nn.Module, dtype: torch.dtype, *, relu: bool) -> Layer:
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    products, own = (_LARGE, dtype) if is_large(weight) else (_SMALL, torch.float32)
+    large = is_large(weight)
+    own = dtype if large else torch.float32
 
     def forward(x: Tensor) -> tuple[Tensor, Back]:
         given, x, w = x.dtype, _as(x, own), _as(weight, own)
-        y = products.forward(x, w, _as(bias, own), relu=relu)
+        y = outputs(x, w, _as(bias, own), large, relu)
 
         def back(g: Tensor, needed: bool) -> Tensor | None:
             if relu:
                 g = aten.threshold_backward(g, y, 0)
-            _add(weight, products.by_weight(g, x))
+            _add(weight, by_weight(g, x, large))
             _add(bias, g.sum(0, dtype=bias.dtype))
-            return _as(products.by_inputs(g, w), given) if needed else None
+            return _as(by_inputs(g, w, large), given) if needed else None
 
         return y, back
 
@@ -206,7 +187,7 @@ def _batch_norm(layer: nn.Module, dtype: torch.dtype) -> Layer:
             return of_x
 
         if len(x) == 1:
-            raise ValueError("batch norm cannot be trained on a batch of one example")
+            raise ValueError(ONE_EXAMPLE)
         count.add_(1)
         y, *saved = torch.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
         return y, back

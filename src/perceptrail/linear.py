@@ -44,13 +44,34 @@ def is_large(weight: Tensor) -> bool:
     )
 
 
-def product(a: Tensor, b: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+def product(a: Tensor, b: Tensor, bias: Tensor | None = None, relu: bool = False) -> Tensor:
     """The sum a @ b.T + bias, [m, n], for a [m, k] and b [n, k], both as `is_large` wants them; its
     negative values as zeros, with `relu`.
     """
-    after = "relu" if relu else "none"
-    c: Tensor = torch.ops.mkldnn._linear_pointwise.default(a, b, bias, after, [], "")
+    c: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, bias, "relu" if relu else "none", [], "")
     return c
+
+
+# A linear layer of inputs x [n, in] and weight [out, in], `large` as `is_large` says, and its
+# derivatives, for the gradient g [n, out] by its outputs.
+
+
+def outputs(x: Tensor, weight: Tensor, bias: Tensor, large: bool, relu: bool) -> Tensor:
+    """The sum x @ weight.T + bias, [n, out]; its negative values as zeros, with `relu`."""
+    if large:
+        return product(x, weight, bias, relu)
+    y = torch.addmm(bias, x, weight.t())
+    return y.relu_() if relu else y
+
+
+def by_weight(g: Tensor, x: Tensor, large: bool) -> Tensor:
+    """The gradient by the weight."""
+    return product(g.t(), x.t()) if large else torch.mm(g.t(), x)
+
+
+def by_inputs(g: Tensor, weight: Tensor, large: bool) -> Tensor:
+    """The gradient by the inputs."""
+    return product(g, weight.t()) if large else torch.mm(g, weight)
 
 
 class _Product(torch.autograd.Function):
@@ -63,9 +84,9 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        by_x, by_weight, by_bias = ctx.needs_input_grad
+        of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
-            product(grad, weight.T) if by_x else None,
-            product(grad.T, x.T) if by_weight else None,
-            grad.sum(0) if by_bias else None,
+            by_inputs(grad, weight, True) if of_x else None,
+            by_weight(grad, x, True) if of_weight else None,
+            grad.sum(0) if of_bias else None,
         )

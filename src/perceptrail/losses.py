@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 aten = torch.ops.aten
-_MEAN, _NO_LABEL = 1, -100  # ATen's reduction by the mean; a label that it leaves out
 
 
 def example_losses(logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -74,19 +73,36 @@ def loss_and_slope(
     logits: Tensor, y: Tensor, *, label_smoothing: float = 0.0, share: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """A `share` of `mean_loss`, and its gradient by the logits [n, outputs]."""
-    if logits.shape[1] > 1 and not (label_smoothing or y.is_floating_point()):
-        # The usual loss, by autograd's kernels alone.
-        log = torch.log_softmax(logits, 1)
-        loss, n = aten.nll_loss_forward(log, y, None, _MEAN, _NO_LABEL)
-        whole = torch.full_like(loss, share)
-        slope = aten.nll_loss_backward(whole, log, y, None, _MEAN, _NO_LABEL, n)
-        slope = aten._log_softmax_backward_data(slope, log, 1, log.dtype)
-        return loss if share == 1 else loss * share, slope
-    with torch.enable_grad():
-        logits = logits.detach().requires_grad_()
-        loss = share * mean_loss(logits, y, label_smoothing=label_smoothing)
-        (slope,) = torch.autograd.grad(loss, logits)
-    return loss.detach(), slope
+    whole = logits.new_full((), share)
+    if logits.shape[1] == 1:
+        loss, slope = of_two(logits, _smoothed(y, label_smoothing, logits.dtype), whole)
+    elif not (label_smoothing or y.is_floating_point()):
+        loss, slope = of_classes(logits, y, whole)
+    else:
+        with torch.enable_grad():
+            logits = logits.detach().requires_grad_()
+            loss = mean_loss(logits, y, label_smoothing=label_smoothing)
+            (slope,) = torch.autograd.grad(loss, logits, whole)
+    return loss.detach() if share == 1 else loss.detach() * share, slope
+
+
+# The usual losses, and the gradients of a `share` of them, by autograd's kernels alone.
+
+
+def of_classes(logits: Tensor, y: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """By a softmax of logits [n, classes], for labels [n]."""
+    mean, no_label = 1, -100  # ATen's reduction; a label that it leaves out
+    log = torch.log_softmax(logits, 1)
+    loss, n = aten.nll_loss_forward(log, y, None, mean, no_label)
+    slope = aten.nll_loss_backward(share, log, y, None, mean, no_label, n)
+    return loss, aten._log_softmax_backward_data(slope, log, 1, log.dtype)
+
+
+def of_two(logits: Tensor, target: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """By a sigmoid of logits [n, 1], for probabilities [n]."""
+    z, each = logits[:, 0], 0  # ATen's reduction: none
+    loss = torch.binary_cross_entropy_with_logits(z, target, None, None, each).mean()
+    return loss, z.sigmoid().sub_(target).mul_(share / len(target)).unsqueeze(1)
 
 
 def losses_and_slopes(

@@ -1,13 +1,15 @@
 """The optimizer's step, without what PyTorch finds out anew each time."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+aten = torch.ops.aten
 
-class _State(NamedTuple):
+
+class State(NamedTuple):
     """What Adam remembers of parameters: of each, and their `steps` as one tensor, `all_steps`."""
 
     means: list[Tensor]
@@ -24,51 +26,91 @@ class Step:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        self._optimizer, self._groups = optimizer, optimizer.param_groups
-        self._states: list[_State] = []  # of each group, once there is the kernel alone
+        self._optimizer, self.groups = optimizer, optimizer.param_groups
+        self.states: list[State] = []  # of each group, once there is the kernel alone
 
     def forget(self) -> None:
         """Drop the gradients."""
-        for group in self._groups:
+        for group in self.groups:
             for parameter in group["params"]:
                 parameter.grad = None
 
     def __call__(self) -> None:
         """Make a step by the gradients that the parameters hold."""
-        if not self._states:
+        if not self.states:
             self._optimizer.step()
             if _is_one_kernel(self._optimizer):
-                self._states = [self._state(group["params"]) for group in self._groups]
+                self.states = [self._state(group["params"]) for group in self.groups]
             return
-        for group, (means, squares, steps, all_steps) in zip(
-            self._groups, self._states, strict=True
-        ):
-            kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
-            all_steps.add_(1)
-            kernel(
-                group["params"],
-                [parameter.grad for parameter in group["params"]],
-                means,
-                squares,
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=group["maximize"],
-            )
+        for group, state in zip(self.groups, self.states, strict=True):
+            gradients = [parameter.grad for parameter in group["params"]]
+            adam(group["params"], gradients, state, group["lr"], settings(group))
 
-    def _state(self, parameters: list[Tensor]) -> _State:
+    def _state(self, parameters: list[Tensor]) -> State:
         own = [self._optimizer.state[parameter] for parameter in parameters]
         all_steps = torch.stack([state["step"] for state in own])
         steps = list(all_steps)
         for state, step in zip(own, steps, strict=True):
             state["step"] = step
         means, squares = ([state[k] for state in own] for k in ("exp_avg", "exp_avg_sq"))
-        return _State(means, squares, steps, all_steps)
+        return State(means, squares, steps, all_steps)
+
+
+class Settings(NamedTuple):
+    """What Adam goes by, but for its rate."""
+
+    beta1: float
+    beta2: float
+    weight_decay: float
+    eps: float
+    decoupled: bool
+    maximize: bool
+
+
+def settings(group: dict[str, Any]) -> Settings:
+    """Those of an optimizer's group."""
+    decoupled, (beta1, beta2) = group["decoupled_weight_decay"], group["betas"]
+    return Settings(beta1, beta2, group["weight_decay"], group["eps"], decoupled, group["maximize"])
+
+
+def adam(
+    parameters: list[Tensor], gradients: list[Tensor], state: State, lr: float, by: Settings
+) -> None:
+    """Make a step by one kernel."""
+    means, squares, steps, all_steps = state
+    all_steps.add_(1)
+    if by.decoupled:
+        aten._fused_adamw_(
+            parameters,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=lr,
+            beta1=by.beta1,
+            beta2=by.beta2,
+            weight_decay=by.weight_decay,
+            eps=by.eps,
+            amsgrad=False,
+            maximize=by.maximize,
+        )
+    else:
+        aten._fused_adam_(
+            parameters,
+            gradients,
+            means,
+            squares,
+            [],
+            steps,
+            lr=lr,
+            beta1=by.beta1,
+            beta2=by.beta2,
+            weight_decay=by.weight_decay,
+            eps=by.eps,
+            amsgrad=False,
+            maximize=by.maximize,
+        )
 
 
 def _is_one_kernel(optimizer: Optimizer) -> bool:

@@ -1,6 +1,7 @@
 """Networks of one architecture as one: each layer computes all of them at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,11 @@ def _linear(layer: nn.Module, own: Own, x: Tensor, training: bool) -> tuple[Tens
     return y, back
 
 
-def _each(a: Tensor, b: Tensor, *bias: Tensor) -> Tensor:
+def _each(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """The members' products a @ b.T, for a [members, m, k] and b [members, n, k]."""
-    if len(a) == 1:
-        return product(a[0], b[0], *(own[0] for own in bias)).unsqueeze(0)
-    return torch.stack([product(*own) for own in zip(a, b, *bias, strict=True)])
+    biases: Iterable[Tensor | None] = repeat(None, len(a)) if bias is None else bias
+    each = [product(*own) for own in zip(a, b, biases, strict=True)]
+    return each[0].unsqueeze(0) if len(each) == 1 else torch.stack(each)
 
 
 def _batch_norm(layer: nn.Module, own: Own, x: Tensor, training: bool) -> Tensor:
