@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._fuser import optimized_execution
 
-from perceptrail.data.module import CACHED, Batch
+from perceptrail.data.module import VALUES, Batch
 from perceptrail.gradient import ONE_EXAMPLE, Gradient
 from perceptrail.linear import Linear, by_inputs, by_weight, is_large, outputs
 from perceptrail.losses import of_classes, of_two
@@ -113,12 +113,12 @@ class Steps:
 
 
 def some(batches: Iterable[Batch]) -> list[Batch]:
-    """The next few, as many as a processor's cache holds."""
+    """The next few, as many as are gathered at once."""
     taken, values = list[Batch](), 0
     for x, y in batches:
         taken.append((x, y))
         values += x.numel()
-        if values + x.numel() > CACHED:
+        if values + x.numel() > VALUES:
             break
     return taken
 

@@ -24,8 +24,7 @@ Statistic = float | list[float]  # of all values, or of those of each column
 VAL_BATCH = 4096  # without gradients, larger batches only cost memory
 MAPPED = 2**28  # bytes from which on data stay in their file
 CHUNK = 2**14  # examples looked at together
-VALUES = 2**20  # inputs gathered at once, for few calls
-CACHED = 2**18  # and on a processor, to stay in its cache
+VALUES = 2**20  # inputs gathered at once: few calls, and they stay in a processor's cache
 
 
 def numbers(x: Tensor) -> Tensor:
@@ -84,8 +83,7 @@ class Batches:
             for start in range(0, len(y), size):
                 yield numbers(x[start : start + size]), y[start : start + size]
         else:
-            values = CACHED if y.device.type == "cpu" else VALUES
-            many = max(1, values // (x.shape[1] * size)) * size
+            many = max(1, VALUES // (x.shape[1] * size)) * size
             for i in torch.split(self._order(self._seed), many):
                 picked = numbers(x.index_select(0, i)), y.index_select(0, i)
                 yield from zip(*(part.split(size) for part in picked), strict=True)
