@@ -92,15 +92,14 @@ class Steps:
     def __call__(self, batches: Sequence[Batch], owns: Sequence[Own]) -> list[Tensor]:
         """Learn batches (inputs [n, d], labels [n]), a step each; their losses."""
         drops = tuple(any(own.masks[d].dim() for own in owns) for d in range(len(self._dropouts)))
-        if drops not in self._written:
-            text = written(self._network, drops, fresh=self._fresh, dtype=self._dtype)
-            self._written[drops] = compiled(text)
         tensors = self._parameters, list(self._tensors.values())
         by = settings(self._step.groups[0])
-        # To optimize what is compiled would take 0.1 s. Bfloat16 has been seen to there.
-        half = self._dtype != torch.float32
+        half = self._dtype != torch.float32  # which is written down, not left to autocasting
         casting = torch.autocast("cpu", enabled=False) if half else nullcontext()
-        with optimized_execution(False), casting:
+        with optimized_execution(False), casting:  # to optimize what is compiled would take 0.1 s
+            if drops not in self._written:
+                text = written(self._network, drops, fresh=self._fresh, dtype=self._dtype)
+                self._written[drops] = compiled(text)
             losses, self._gradients = self._written[drops](
                 list(batches), list(owns), *tensors, self._step.states[0], by
             )
