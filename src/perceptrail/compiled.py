@@ -22,7 +22,6 @@ from perceptrail.stepping import Settings, State, Step, adam, settings
 
 KINDS = (Linear, nn.BatchNorm1d, nn.ReLU, Dropout)  # of layers that are known here
 
-
 # The losses of steps, and the gradients of the last.
 Written = Callable[..., tuple[list[Tensor], list[Tensor]]]
 
