@@ -12,6 +12,7 @@ import pytest
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
+from perceptrail import recorder
 from perceptrail.data.fetch import fetch
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ def pytest_collection_finish() -> None:
     """What the imports have made is no garbage; to go through it took half of the tests' time."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """The processes that record would go on until this one ends, and Python would warn of them."""
+    for line in recorder._RECORDERS.values():
+        line._line.close()
+        line._process.wait()
 
 
 @pytest.fixture

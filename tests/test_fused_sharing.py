@@ -52,6 +52,19 @@ def trained_here(monkeypatch):
     return here
 
 
+@pytest.fixture
+def ended_here(monkeypatch):
+    """Where jobs are ended in the test's own process."""
+    here = []
+
+    def noted(cfg, **own):
+        here.append(cfg.seed)
+        return finish(cfg, **own)
+
+    monkeypatch.setattr(ending, "finish", noted)
+    return here
+
+
 def test_each_job_leaves_what_it_leaves_alone(tmp_path, trained_here, none_left):
     """Several shapes, one of a single job, one of large layers; some stop early."""
     early = ("trainer.max_epochs=8", "callbacks.early_stopping.patience=1", "optimizer.lr=0.05")
@@ -90,9 +103,10 @@ def test_results_depend_on_the_number_of_processes_alone(tmp_path):
     assert returned[2, 2] != returned[2, 1]
 
 
-def test_fewer_jobs_than_processes_are_trained_here(tmp_path, trained_here):
-    launch("fused", [[*SMALL, EPOCHS]], tmp_path, processes=2)
+def test_a_job_by_itself_is_trained_and_ended_here(tmp_path, trained_here, ended_here):
+    launch("fused", [[*SMALL, EPOCHS, "seed=7"]], tmp_path, processes=2)
     assert len(trained_here) == 1
+    assert ended_here == [7]
 
 
 def test_no_process_at_all_is_refused(tmp_path):
@@ -189,19 +203,6 @@ def test_a_process_that_draws_orders_and_dies_is_told_of():
         for _ in range(50):
             orders.take([0, 1], out)
     orders.close()
-
-
-@pytest.fixture
-def ended_here(monkeypatch):
-    """Where jobs are ended in the test's own process."""
-    here = []
-
-    def noted(cfg, **own):
-        here.append(cfg.seed)
-        return finish(cfg, **own)
-
-    monkeypatch.setattr(ending, "finish", noted)
-    return here
 
 
 def test_ends_are_printed_and_returned_in_order_whoever_makes_them(

@@ -55,6 +55,7 @@ def end(
 
     count = processes or torch.get_num_threads()
     divided = [place for place in jobs if _is_apart(*jobs[place])] if able(count) else []
+    divided = divided if len(divided) > 1 else []
     done = {place: run(place) for place in sorted(jobs.keys() - divided)}
     order, ended = deque(divided), dict[int, _Ended]()
 
