@@ -85,6 +85,7 @@ class Heard(Callbacks):
         ["hydra.job.chdir=true", "+hydra.job.env_set={SEARCHED: '1e-3'}"],
         ["hydra.sweep.subdir=${model.hidden.0}-${hydra:job.num}", "+text=['on','1_0','é','']"],
         ["hydra.output_subdir=null", "trouble=raise"],
+        ["hydra/job_logging=none"],
     ],
 )
 def test_runs_a_job_as_hydra_does(tmp_path: Path, overrides: list[str]) -> None:

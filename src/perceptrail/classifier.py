@@ -192,10 +192,11 @@ class Classifier(pl.LightningModule):
 
     def _compilation(self, *, fresh: bool) -> Steps | None:
         """What makes steps many at once, where they are of the plainest kind."""
-        more = (self._label_smoothing, self._adversarial, self._relabel, self._gradient_clip)
+        bounds, others = (self._gradient_clip, self._max_norm), (self._adversarial, self._relabel)
+        more = any(others) or bool(self._label_smoothing) or bounds != (None, None)
         known = type(self.task) is Classification and self.task.weights is None
         known = known and all(str(f.__module__).startswith(__package__) for f in self.before_step)
-        if any(more) or self._max_norm or self._accumulate > 1 or self._chunk == 1 or not known:
+        if more or self._accumulate > 1 or self._chunk == 1 or not known:
             return None
         if not (isinstance(self._gradient, Gradient) and isinstance(self._step, Step)):
             return None

@@ -127,10 +127,10 @@ _LAST: list[_Logging] = []  # or none
 
 
 def _log_as(hydra: DictConfig) -> None:
-    """Do what Hydra's `configure_log` does, in a tenth of the time where this job's logging differs
-    from the last one's in the names of its files alone.
+    """Do what Hydra's `configure_log` does, in a quarter of the time where this job's logging
+    differs from the last one's in the names of its files alone.
     """
-    root, plain = logging.getLogger(), _plain(hydra.job_logging) or {}
+    root, plain = logging.getLogger(), _plain(hydra.job_logging)
     named = {
         name: handler.pop("filename")
         for name, handler in (plain.get("handlers") or {}).items()
