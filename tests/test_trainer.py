@@ -405,3 +405,17 @@ def test_memory_is_taken_again_without_the_system():
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     first, second = map(int, told.split())
     assert first > 20_000 and second < 1_000  # pages; the tensors have 30,720
+
+
+def test_dead_units_leave_no_tiny_numbers_behind(tmp_path):
+    """With a rate so high that units die, whose means then shrink by a tenth each step; in a layer
+    that two threads share.
+    """
+    given = ("model.hidden=[512,512]", "optimizer.lr=0.3", "trainer.max_epochs=50")
+    alike = ("experiment=xor", "callbacks.early_stopping=null", "tracking=none", "figures=false")
+    run("train.py", *alike, *given, cwd=tmp_path)
+    (last,) = tmp_path.glob("outputs/*/*/last.ckpt")
+    states = torch.load(last, weights_only=False)["optimizer_states"][0]["state"].values()
+    means = torch.cat([state["exp_avg"].flatten() for state in states]).abs()
+    assert (means == 0).sum() > 10_000, "units have died"
+    assert means[means > 0].min() >= torch.finfo(torch.float32).tiny
