@@ -155,6 +155,7 @@ def test_in_bfloat16_it_is_as_near_to_the_truth_as_autocast(
 
     assert all(p.grad.dtype == p.dtype == torch.float32 for p in network.parameters())
     assert error(network) < 1.2 * error(cast)
-    large = any(is_large(p) for p in network.parameters() if p.dim() == 2)  # on this processor
+    weights = [p for p in network.parameters() if p.dim() == 2]
+    large = any(is_large(w, torch.bfloat16) for w in weights)  # on this processor
     assert (error(network) > 1e-4) == large, "small layers are left in float32"
     assert not large or max(hidden) == 256

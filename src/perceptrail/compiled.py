@@ -151,7 +151,7 @@ def written(network: MLP, drops: Sequence[bool], *, fresh: bool, dtype: torch.dt
         a, w, b, of_w, of_b = f"a{i}", f"p{p}", f"p{p + 1}", f"g{p}", f"g{p + 1}"
         lines: list[str] = []
         if isinstance(layer, nn.Linear):
-            own, large = _own(layer, dtype), is_large(layer.weight)
+            own, large = _own(layer, dtype), is_large(layer.weight, dtype)
             relu = i + 1 < len(layers) and isinstance(layers[i + 1], nn.ReLU)
             there += [f"{a} = {_cast('x', given, own)}"]
             if own != torch.float32:
@@ -159,7 +159,7 @@ def written(network: MLP, drops: Sequence[bool], *, fresh: bool, dtype: torch.dt
                 w = f"w{i}"
             there += [f"x = outputs({a}, {w}, {_cast(b, torch.float32, own)}, {large}, {relu})"]
             lines = [f"{of_w} = {_cast(f'by_weight(g, {a}, {large})', own, torch.float32)}"]
-            lines += [f"{of_b} = g.sum(0, dtype=torch.float32)"]
+            lines += [f"{of_b} = {_cast('g.sum(0)', own, torch.float32)}"]
             if p:
                 lines += [f"g = {_cast(f'by_inputs(g, {w}, {large})', own, given)}"]
             given, p = own, p + 2
@@ -223,7 +223,7 @@ def _tensors(network: MLP) -> dict[str, Tensor]:
 
 def _own(layer: nn.Linear, dtype: torch.dtype) -> torch.dtype:
     """The type of a linear layer's product, where that of large ones is `dtype`."""
-    return dtype if is_large(layer.weight) else torch.float32
+    return dtype if is_large(layer.weight, dtype) else torch.float32
 
 
 def _cast(name: str, given: torch.dtype, wanted: torch.dtype) -> str:

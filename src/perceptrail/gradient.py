@@ -150,7 +150,7 @@ def _add(parameter: Tensor, gradient: Tensor) -> None:
 
 def _linear(layer: nn.Module, dtype: torch.dtype, *, relu: bool) -> Layer:
     weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
-    large = is_large(weight)
+    large = is_large(weight, dtype)
     own = dtype if large else torch.float32
 
     def forward(x: Tensor) -> tuple[Tensor, Back]:
@@ -161,7 +161,7 @@ def _linear(layer: nn.Module, dtype: torch.dtype, *, relu: bool) -> Layer:
             if relu:
                 g = aten.threshold_backward(g, y, 0)
             _add(weight, by_weight(g, x, large))
-            _add(bias, g.sum(0, dtype=bias.dtype))
+            _add(bias, g.sum(0))
             return _as(by_inputs(g, w, large), given) if needed else None
 
         return y, back

@@ -8,6 +8,8 @@ from torch.autograd.function import once_differentiable
 from torch.backends import mkldnn
 
 LARGE = 2**14  # weights: with fewer, a product costs less than the way to another kernel
+VERY_LARGE = 2**19  # where oneDNN is ahead of MKL on a processor of Intel's
+INTEL = "Intel" in getattr(torch.cpu, "get_capabilities", dict[str, str])().get("cpu_name", "")
 _ONEDNN = (
     mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -18,7 +20,10 @@ _ONEDNN = (
 class Linear(nn.Linear):
     """nn.Linear, large ones by oneDNN, which has AVX-512 kernels for every processor with them.
 
-    PyTorch takes MKL, which keeps those to Intel's: on others its products take twice as long.
+    PyTorch takes MKL, which keeps those to Intel's: on others its products take twice as long. On
+    Intel's, what MKL does better is left to it: small products, and those of transposed matrices,
+    which oneDNN copies first.
+
     Large ones can be differentiated once. To exporters each is what it inherits from.
     """
 
@@ -32,12 +37,12 @@ class Linear(nn.Linear):
         return y
 
 
-def is_large(weight: Tensor) -> bool:
-    """Whether `product` is worth while, for a weight [..., fan_out, fan_in]."""
+def is_large(weight: Tensor, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether `product` in this type is worth while, for a weight [..., fan_out, fan_in]."""
     fan_out, fan_in = weight.shape[-2:]
     return (
         _ONEDNN
-        and fan_out * fan_in >= LARGE
+        and fan_out * fan_in >= (VERY_LARGE if INTEL and dtype == torch.float32 else LARGE)
         and weight.dtype == torch.float32
         and weight.device.type == "cpu"
         and not torch.is_autocast_enabled("cpu")
@@ -64,9 +69,9 @@ def outputs(x: Tensor, weight: Tensor, bias: Tensor, large: bool, relu: bool) ->
     return y.relu_() if relu else y
 
 
-def by_weight(g: Tensor, x: Tensor, large: bool) -> Tensor:
+def by_weight(g: Tensor, x: Tensor, large: bool, by_mkl: bool = INTEL) -> Tensor:
     """The gradient by the weight."""
-    return product(g.t(), x.t()) if large else torch.mm(g.t(), x)
+    return product(g.t(), x.t()) if large and not by_mkl else torch.mm(g.t(), x)
 
 
 def by_inputs(g: Tensor, weight: Tensor, large: bool) -> Tensor:
