@@ -69,9 +69,9 @@ def outputs(x: Tensor, weight: Tensor, bias: Tensor, large: bool, relu: bool) ->
     return y.relu_() if relu else y
 
 
-def by_weight(g: Tensor, x: Tensor, large: bool, by_mkl: bool = INTEL) -> Tensor:
+def by_weight(g: Tensor, x: Tensor, large: bool, intel: bool = INTEL) -> Tensor:
     """The gradient by the weight."""
-    return product(g.t(), x.t()) if large and not by_mkl else torch.mm(g.t(), x)
+    return product(g.t(), x.t()) if large and not intel else torch.mm(g.t(), x)
 
 
 def by_inputs(g: Tensor, weight: Tensor, large: bool) -> Tensor:

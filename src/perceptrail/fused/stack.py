@@ -18,15 +18,16 @@ Own = dict[str, Tensor]  # what the members have of one layer, each [members, ..
 def _linear(layer: nn.Module, own: Own, x: Tensor, training: bool) -> tuple[Tensor, Back]:
     weight, bias = own["weight"], own["bias"]
     _, fan_out, fan_in = weight.shape
-    large = is_large(weight) and not INTEL  # whose MKL is ahead where products come in numbers
+    by_mkl = INTEL and weight.device.type == "cpu"  # which is ahead where products come in numbers
+    large = is_large(weight) and not by_mkl
 
     def back(g: Tensor, needed: bool) -> Tensor | None:
         bias.grad = g.sum(1)
         if large:
             weight.grad = _each(g.mT, x.mT)
             return _each(g, weight.mT) if needed else None
-        # Small ones are faster with their longer side last, but by the MKL of Intel's.
-        last = fan_in < fan_out and not INTEL
+        # Small ones are faster with their longer side last, but by MKL.
+        last = fan_in < fan_out and not by_mkl
         weight.grad = x.mT.bmm(g).mT.contiguous() if last else g.mT.bmm(x)
         if not needed:
             return None
