@@ -10,9 +10,11 @@ from hydra.core.utils import JobStatus
 from launching import assert_alike, history, launch
 from mlflow.tracking import MlflowClient
 
+from perceptrail import linear
 from perceptrail.activations import ACTIVATIONS
 from perceptrail.callbacks import DivergenceError
 from perceptrail.errors import UserError
+from perceptrail.fused import stack
 from perceptrail.fused.stack import Stack
 from perceptrail.model import MLP, NORMS
 
@@ -67,8 +69,11 @@ def test_layers_of_one_unit(tmp_path):
     assert_alike([[*SMALL, EPOCHS, "model.hidden=[1,1]", f"seed={k}"] for k in (1, 2)], tmp_path)
 
 
-def test_large_layers(tmp_path):
+@pytest.mark.parametrize("intel", [True, False])
+def test_large_layers(tmp_path, monkeypatch, intel):
     """They go by other products; members that are alike but for the seed, and others."""
+    monkeypatch.setattr(linear, "INTEL", intel)
+    monkeypatch.setattr(stack, "INTEL", intel)
     jobs = [["model.hidden=[512]", f"seed={k}"] for k in (1, 2)]
     jobs += [["model.hidden=[512,256]", f"optimizer.lr={rate}"] for rate in (0.001, 0.003, 0.01)]
     stopping = ("trainer.max_epochs=6", "callbacks.early_stopping.patience=1")
