@@ -37,7 +37,7 @@ def test_values_and_gradients(intel, batch, fan_in, fan_out, bias):
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-3)
 
 
-def test_what_is_not_large_single_precision_on_the_processor_is_pytorchs(monkeypatch):
+def test_what_is_not_large_single_precision_on_the_processor_is_pytorchs(intel, monkeypatch):
     def refuse(*_):
         raise AssertionError("not for this")
 
@@ -52,7 +52,9 @@ def test_what_is_not_large_single_precision_on_the_processor_is_pytorchs(monkeyp
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="takes a processor with AVX-512"
 )
-def test_large_ones_are_multiplied_by_onednn(intel, monkeypatch):
+@pytest.mark.parametrize(("shape", "on_intel"), [((128, 128), 0), ((1024, 512), 2)])
+def test_large_ones_take_three_products(intel, monkeypatch, shape, on_intel):
+    """Of oneDNN; on Intel's processors MKL has the gradient by the weight, and smaller layers."""
     count = []
 
     def counted(*given):
@@ -61,8 +63,8 @@ def test_large_ones_are_multiplied_by_onednn(intel, monkeypatch):
 
     product = linear.product
     monkeypatch.setattr(linear, "product", counted)
-    Linear(1024, 512)(torch.ones(2, 1024, requires_grad=True)).sum().backward()
-    assert len(count) == (2 if intel else 3), "MKL has the gradient by the weight there"
+    Linear(*shape)(torch.ones(2, shape[0], requires_grad=True)).sum().backward()
+    assert len(count) == (on_intel if intel else 3)
 
 
 def test_a_wrong_width_is_said_as_pytorch_says_it():

@@ -70,7 +70,7 @@ def outputs(x: Tensor, weight: Tensor, bias: Tensor, large: bool, relu: bool) ->
 
 
 def by_weight(g: Tensor, x: Tensor, large: bool, intel: bool = INTEL) -> Tensor:
-    """The gradient by the weight."""
+    """The gradient by the weight; `intel` is an argument for TorchScript, which reads no global."""
     return product(g.t(), x.t()) if large and not intel else torch.mm(g.t(), x)
 
 
