@@ -1,20 +1,104 @@
-"""What a start does without, in a process of its own."""
+"""What a start does without until it is wanted, each in a process of its own."""
 
 import subprocess
 import sys
 
-PROGRAM = """
+import pytest
+
+START = """
 import sys
-import perceptrail.training
-print("torchvision" in sys.modules)
-from torchmetrics.utilities.imports import _TORCHVISION_AVAILABLE as there
-print(bool(there))
+import torch
+import perceptrail
+
+def there():  # which of the modules that take long
+    heavy = ("torch._dynamo.eval_frame", "torch._inductor.config", "scipy.signal.windows")
+    return [name for name in (*heavy, "torchvision") if name in sys.modules]
+
+graphs = []
+def backend(graph, inputs):
+    graphs.append([node.name for node in graph.graph.nodes if node.op == "call_function"])
+    return graph.forward
+"""
+TRAINED = """
+import logging
+logging.disable()
+settings = ("experiment=smoke", "tracking=none", "figures=false", "trainer=cpu")
+perceptrail.train(*settings, "hydra.run.dir=run")
+assert there() == []
+assert torch.are_deterministic_algorithms_enabled()
+import torch._inductor.config
+assert torch._inductor.config.deterministic and "torch._dynamo.eval_frame" in there()
+from torchmetrics.utilities.imports import _TORCHVISION_AVAILABLE as known
+assert not known
 import torchvision
-print(bool(there))
+assert known
+"""
+COMPILED = """
+import perceptrail.training
+from pytorch_lightning.utilities.compile import OptimizedModule
+
+seen = []
+@torch.compiler.disable
+def opaque(x):
+    seen.append(torch.compiler.is_compiling())
+    return x + 1
+
+layer, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
+optimizer = torch.optim.Adam(layer.parameters())
+layer(opaque(x)).sum().backward()
+optimizer.step()
+optimizer.zero_grad()
+assert there() == [] and not isinstance(layer, OptimizedModule)
+
+compiled = torch.compile(layer, backend=backend)
+assert "torch._dynamo.eval_frame" in there()
+assert isinstance(compiled, OptimizedModule) and not isinstance(layer, OptimizedModule)
+assert torch.equal(compiled(x), layer(x)) and graphs == [["linear"]]
+
+both = torch.compile(lambda x: opaque(x * 2) * 3, backend=backend)
+assert both(x).tolist() == [[9, 9]]
+assert graphs[1:] == [["mul"], ["mul"]] and seen == [False, False]  # cut where it may not look
+"""
+BELOW = """
+import perceptrail.training
+import torch._dynamo.config as config
+assert config is torch._dynamo.config is sys.modules["torch._dynamo.config"]
+assert config.__spec__.origin == config.__file__
+torch._dynamo.reset()
+import scipy.signal.windows as windows
+import scipy.signal
+assert windows is scipy.signal.windows and not hasattr(scipy.signal, "hamming")
+try:
+    import torch._dynamo.nothing
+except ModuleNotFoundError as error:
+    assert error.name == "torch._dynamo.nothing"
+else:
+    raise AssertionError
+"""
+FROM = """
+import perceptrail.training
+from scipy.signal import butter
+from scipy import signal
+assert signal.butter is butter and not any("dynamo" in name for name in there())
+layer = torch._dynamo.disable(torch.nn.Linear(2, 2))  # which is not left for later
+from torch._dynamo import optimize
+assert torch._dynamo.optimize is optimize
+x = torch.ones(1, 2)
+assert torch.compile(lambda x: layer(x) + 1, backend=backend)(x).shape == (1, 2)
+assert graphs == [["add"]]
 """
 
 
-def test_torchvision_is_there_for_torchmetrics_once_it_is_imported_and_not_before():
-    command = [sys.executable, "-c", PROGRAM]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert ended.stdout.split() == ["False", "False", "True"]
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param(TRAINED, id="a training has none, then torchvision"),
+        pytest.param(COMPILED, id="who compiles has the compiler"),
+        pytest.param(BELOW, id="modules below them"),
+        pytest.param(FROM, id="names from them"),
+    ],
+)
+def test_what_takes_long_to_import_is_there_when_it_is_wanted_and_not_before(program, tmp_path):
+    command = [sys.executable, "-c", START + program]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -3,6 +3,7 @@
 import csv
 import inspect
 import json
+import os
 import platform
 import re
 import subprocess
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_dir
 from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from running import ROOT, Command, run
@@ -24,11 +26,12 @@ from perceptrail.config import REFUSED, RULES, validate
 from perceptrail.data import sets
 from perceptrail.data.module import DataModule
 from perceptrail.errors import UserError
+from perceptrail.invocation import CONF
 from perceptrail.losses import mean_loss
 from perceptrail.model import MLP
 from perceptrail.network import load
 from perceptrail.rates import Range
-from perceptrail.trainer import blaming, check_callback, chunk, stepping
+from perceptrail.trainer import blaming, check_callback, chunk, make_trainer, stepping
 
 TRAINER = OmegaConf.create({"devices": 1})
 
@@ -46,6 +49,32 @@ def test_a_key_of_ones_own_is_recorded(tmp_path):
     run("train.py", "experiment=xor", "trainer.max_epochs=1", "figures=false", *own, cwd=tmp_path)
     params = the_run(tmp_path).data.params
     assert {params["notes"], params["lab.author"], params["sed"]} == {"a first try", "me", "7"}
+
+
+@pytest.mark.parametrize("wanted", [True, False, "warn"])
+def test_numbers_are_the_same_again_as_lightning_sees_to_it(tmp_path, monkeypatch, wanted):
+    cublas = "CUBLAS_WORKSPACE_CONFIG"
+
+    def state():
+        mode = torch.get_deterministic_debug_mode()
+        return mode, os.environ[cublas], torch.backends.cudnn.benchmark
+
+    for name in (cublas, "TORCHINDUCTOR_DETERMINISTIC"):
+        monkeypatch.setenv(name, "")
+    before = torch.get_deterministic_debug_mode()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", ["trainer=cpu", f"trainer.deterministic={wanted}"])
+    try:
+        make_trainer(cfg, tmp_path, [])
+        ours = state()
+        torch.set_deterministic_debug_mode(before)
+        os.environ[cublas] = ""
+        pl.Trainer(accelerator="cpu", deterministic=wanted, logger=False)
+        assert ours == state()
+        assert ours[0] == {True: 2, False: 0, "warn": 1}[wanted]
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_deterministic_debug_mode(before)
 
 
 @pytest.mark.parametrize("typo", ["sed=7", "trainer.max_epoch=3", "notes=1", "optimiser.lr=1"])

@@ -30,7 +30,9 @@ from perceptrail.errors import UserError
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # batches between two looks of Lightning and its callbacks
-SETTINGS = ("cuda_graphs", "matmul_precision", "overfit_batches")  # which Lightning is not given
+SETTINGS = (  # which Lightning is not given
+    *("cuda_graphs", "deterministic", "matmul_precision", "overfit_batches"),
+)
 STEPPING = (  # and what `Classifier` does in its stead
     *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
     "limit_train_batches",
@@ -79,6 +81,17 @@ def use_device(trainer: DictConfig) -> None:
             "AMX); they are emulated, which is slower than 32-true"
         )
     torch.set_float32_matmul_precision(trainer.matmul_precision)
+    _be_deterministic(trainer.get("deterministic"))
+
+
+def _be_deterministic(wanted: bool | str | None) -> None:
+    """As Lightning does it; which imports PyTorch's compiler to tell it, for more than a second."""
+    torch.set_deterministic_debug_mode(
+        "warn" if wanted == "warn" else "error" if wanted else "default"
+    )
+    if wanted:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read by cuBLAS when it starts
+        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"  # and by the compiler
 
 
 def wake(trainer: DictConfig) -> Callable[[], None]:
@@ -117,6 +130,7 @@ def make_trainer(
     trainer = cfg.trainer
     use_device(trainer)
     defaults = {
+        "benchmark": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
