@@ -24,6 +24,7 @@ Statistic = float | list[float]  # of all values, or of those of each column
 VAL_BATCH = 4096  # without gradients, larger batches only cost memory
 MAPPED = 2**28  # bytes from which on data stay in their file
 CHUNK = 2**14  # examples looked at together
+IN_CACHE = 2**8  # and of bytes, made numbers of twice the precision
 VALUES = 2**20  # inputs gathered at once: few calls, and they stay in a processor's cache
 
 
@@ -369,10 +370,11 @@ def statistics(x: Tensor | Mapped, *, by_column: bool) -> tuple[Statistic, Stati
         stds = (squares / len(x)).sqrt()
         return [_rounded(v) for v in means], [_rounded(v) or 1.0 for v in stds]
     if x.dtype == torch.uint8:
-        counts = sum(np.bincount(piece.flatten().numpy(), minlength=256) for piece in pieces)
-        value = np.arange(256) / 255
-        middle = np.average(value, weights=counts)
-        spread = np.average((value - middle) ** 2, weights=counts) ** 0.5
+        n, total, squares = len(x) * x.shape[1], 0, 0  # whole numbers: exact
+        for part in (part for piece in pieces for part in piece.split(IN_CACHE)):
+            values = part.flatten().double()
+            total, squares = total + int(values.sum()), squares + int(values @ values)
+        middle, spread = total / n / 255, (n * squares - total**2) ** 0.5 / n / 255
         return _rounded(np.float32(middle)), _rounded(np.float32(spread)) or 1.0
     std, mean = torch.std_mean(numbers(x[:]), correction=0)
     return _rounded(mean), _rounded(std) or 1.0
