@@ -503,3 +503,36 @@ def test_two_processes_learn_what_one_learns_from_the_batches_of_both(tmp_path):
     for name, value in network.state_dict().items():
         assert torch.equal(one[name], other[name]), name
         torch.testing.assert_close(one[name], value, rtol=1e-4, atol=1e-5)
+
+
+LONG = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_classifier import *
+from perceptrail.data.dataset import Dataset
+
+class Memory(pl.Callback):
+    def on_train_batch_end(self, *_):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        held.append(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+
+x, y = np.zeros((150_000, 784), np.uint8), np.arange(150_000) % 10
+part = lambda: (x, y)
+digits = Dataset("", (28, 28), tuple("0123456789"), "", "", part, part)
+data = DataModule(digits, batch_size=1024, val_size=100, seed=0, chunk=16)
+data.setup("fit")
+held = []
+torch.set_num_threads(1)
+adam = partial(AdamW, fused=True)
+fit(network_for(data, hidden=[128]), data, optimizer=adam, callbacks=[Memory()], epochs=1)
+print(held[-1] - held[len(held) // 4])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by what Linux says of a process")
+def test_a_step_takes_the_memory_that_the_last_one_has_freed(tmp_path):
+    script = tmp_path / "long.py"
+    script.write_text(LONG)
+    command = [sys.executable, str(script), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert int(done.stdout) < 8 * 1024  # KiB, in 110 steps
