@@ -63,11 +63,13 @@ BELOW = """
 import perceptrail.training
 import torch._dynamo.config as config
 assert config is torch._dynamo.config is sys.modules["torch._dynamo.config"]
+assert config is torch._dynamo.eval_frame.config  # not made twice
 assert config.__spec__.origin == config.__file__
 torch._dynamo.reset()
 import scipy.signal.windows as windows
 import scipy.signal
-assert windows is scipy.signal.windows and not hasattr(scipy.signal, "hamming")
+assert windows is scipy.signal.windows and windows.get_window is scipy.signal.get_window
+assert not hasattr(scipy.signal, "hamming")
 try:
     import torch._dynamo.nothing
 except ModuleNotFoundError as error:

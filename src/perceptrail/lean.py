@@ -20,7 +20,7 @@ COMPILER = "torch._dynamo"
 class _Compiled(type):
     def __instancecheck__(cls, value: object) -> bool:
         home = sys.modules.get(f"{COMPILER}.eval_frame")
-        return home is not None and isinstance(value, home.OptimizedModule)
+        return isinstance(value, getattr(home, "OptimizedModule", ()))
 
 
 class _OptimizedModule(metaclass=_Compiled):
@@ -86,11 +86,18 @@ class _Loader(Loader):
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__
 
+    def spec(self) -> ModuleSpec:
+        """By which an import that is under way takes the module that has come meanwhile."""
+        found = ModuleSpec(self._module.__name__, self)
+        vars(self._module)["__spec__"] = found  # by the module's own, Python would make another
+        return found
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return self._module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec or module.__spec__
+        if self._spec is not None:
+            vars(module)["__spec__"] = self._spec
 
 
 class Lean(MetaPathFinder):
@@ -106,7 +113,7 @@ class Lean(MetaPathFinder):
             return ModuleSpec(fullname, _Loader(_Later(fullname)), is_package=True)
         elif (package := fullname.rpartition(".")[0]) in KNOWN:
             _imported(package)
-            return ModuleSpec(fullname, _Loader(import_module(fullname)))
+            return _Loader(import_module(fullname)).spec()
         return None
 
 
