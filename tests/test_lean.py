@@ -11,8 +11,9 @@ import torch
 import perceptrail
 
 def there():  # which of the modules that take long
-    heavy = ("torch._dynamo.eval_frame", "torch._inductor.config", "scipy.signal.windows")
-    return [name for name in (*heavy, "torchvision") if name in sys.modules]
+    compiler = ("torch._dynamo.eval_frame", "torch._inductor.config", "triton")
+    heavy = (*compiler, "scipy.signal.windows", "torchvision")
+    return [name for name in heavy if name in sys.modules]
 
 graphs = []
 def backend(graph, inputs):
@@ -26,6 +27,9 @@ settings = ("experiment=smoke", "tracking=none", "figures=false", "trainer=cpu")
 perceptrail.train(*settings, "hydra.run.dir=run")
 assert there() == []
 assert torch.are_deterministic_algorithms_enabled()
+from pytorch_lightning.demos.boring_classes import BoringModel
+from pytorch_lightning.utilities.model_summary import ModelSummary
+assert ModelSummary(BoringModel()).total_flops == 0 and there() == ["triton"]
 import torch._inductor.config
 assert torch._inductor.config.deterministic and "torch._dynamo.eval_frame" in there()
 from torchmetrics.utilities.imports import _TORCHVISION_AVAILABLE as known

@@ -1,8 +1,9 @@
 """Start-up without what Lightning takes along and a training never asks for: a third of the time.
 
-PyTorch's compiler and SciPy's signal processing are imported once something is asked of them that
-cannot be answered without. torchvision, which torchmetrics imports wherever it is, for metrics of
-generated images, is there for the two once it has been imported by whoever wants it.
+PyTorch's compiler, its counter of operations (with Triton) and SciPy's signal processing are
+imported once something is asked of them that cannot be answered without. torchvision, which
+torchmetrics imports wherever it is, for metrics of generated images, is there for the two once it
+has been imported by whoever wants it.
 """
 
 import sys
@@ -14,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import FunctionType, ModuleType
 from typing import Any
 
-COMPILER = "torch._dynamo"
+COMPILER, COUNTER = "torch._dynamo", "torch.utils.flop_counter"
 
 
 class _Compiled(type):
@@ -49,13 +50,14 @@ def _disable(function: Any = None, *args: Any, **kwargs: Any) -> Any:
 
 
 # What is known of modules that have not been imported: what Lightning and optimizers ask where
-# nothing is compiled; a name that torchmetrics would have there for another package.
+# nothing is compiled, and no summary made; a name that torchmetrics would have for another package.
 KNOWN: dict[str, dict[str, Any]] = {
     COMPILER: {
         "OptimizedModule": _OptimizedModule,
         "disable": _disable,
         "graph_break": lambda: None,
     },
+    COUNTER: {"FlopCounterMode": lambda *a, **k: _imported(COUNTER).FlopCounterMode(*a, **k)},
     "scipy.signal": {"hamming": None},
 }
 
