@@ -1,10 +1,12 @@
 """How a run ends in the store: as what happens inside ends, whichever process dies."""
 
+import json
 import os
 import socket
 
 import psutil
 import pytest
+from omegaconf import OmegaConf
 
 from perceptrail import recorder
 from perceptrail.errors import UserError
@@ -69,6 +71,38 @@ def test_a_late_log_of_a_run_that_is_not_open_tells_it_whole():
 def test_without_a_store_nothing_is_told():
     with RunLog(None, None).closing() as log:
         log.post("log_params", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("run", "place"),
+    [
+        ("sweep/0", ("sqlite:///theirs.db", "theirs")),
+        ("sweep", ("sqlite:///theirs.db", "theirs")),
+        ("0123abcd", ("sqlite:///theirs.db", "theirs")),
+        ("secret", ("postgresql://me:known@host/store", "theirs")),
+        ("best", ("postgresql://me:known@host/store", "ours")),
+        ("untracked", None),
+        ("nothing", None),
+        (5, None),
+    ],
+)
+def test_the_recorder_of_a_stored_run_is_known_before_pytorch_is(tmp_path, monkeypatch, run, place):
+    monkeypatch.chdir(tmp_path)
+    theirs = {"uri": "sqlite:///theirs.db", "experiment": "theirs", "started": 0}
+    for folder, record in {
+        "sweep/0": theirs | {"run_id": "1"},
+        "outputs/day/time": theirs | {"run_id": "0123abcd"},
+        "secret": theirs | {"run_id": "2", "uri": "postgresql://me:***@host/store"},
+        "untracked": theirs | {"run_id": None},
+    }.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in ("run.json", "metrics.json"):
+            (tmp_path / folder / name).write_text(json.dumps(record))
+    asked = []
+    monkeypatch.setattr(recorder, "connect", lambda *given: asked.append(given))
+    ours = {"uri": "postgresql://me:known@host/store", "experiment": "ours"}
+    recorder.foresee(OmegaConf.create({"run": run, "tracking": ours}))
+    assert asked == ([] if place is None else [place])
 
 
 @pytest.mark.parametrize("unread", [0, 100])

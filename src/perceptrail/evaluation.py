@@ -23,7 +23,7 @@ from perceptrail.errors import UserError
 from perceptrail.invocation import typed
 from perceptrail.measures import said
 from perceptrail.network import Module, Network, load
-from perceptrail.passwords import masked, unmasked
+from perceptrail.passwords import masked
 from perceptrail.prediction import judge, logits_of
 
 
@@ -80,13 +80,9 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
-    record = runs.read_json(folder / runs.RECORD)
     stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert isinstance(stored, DictConfig)
-    if record["run_id"]:  # its process imports MLflow meanwhile
-        uri = unmasked(record["uri"], cfg.tracking.uri, key="tracking.uri")
-        line = recorder.connect(uri, record["experiment"])
-
+    line = recorder.of_run(folder, cfg.tracking.uri)  # its process imports MLflow meanwhile
     network, facts = load(folder / runs.MODEL)
     data = dataset(stored)
     x, y, rest = _test_parts(data)
@@ -115,8 +111,8 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     results = {f"test/{name}": value for name, value in metrics.items()}
     earlier = runs.read_json(folder / runs.METRICS)
     runs.write_json(folder / runs.METRICS, {**earlier, **results})
-    run_id = record["run_id"]
-    if run_id:
+    run_id = runs.read_json(folder / runs.RECORD)["run_id"]
+    if line is not None:
         line.post("log_files", run_id, [str(path) for path in drawn], folder="figures/test")
         line.post("log_files", run_id, [str(folder / runs.METRICS)])
         line.call("log_metrics", run_id, results)

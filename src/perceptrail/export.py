@@ -15,7 +15,6 @@ from perceptrail import config, recorder, runs, tasks
 from perceptrail.errors import UserError
 from perceptrail.evaluation import locate
 from perceptrail.network import Network, load
-from perceptrail.passwords import unmasked
 from perceptrail.tasks import Regression, Task
 
 ROWS = (1, 2, 33)  # the sizes of the batches that are compared
@@ -144,11 +143,9 @@ def export(cfg: DictConfig) -> Path:
         for part in new:
             part.rmdir()
         raise
-    record = runs.read_json(folder / runs.RECORD)
-    if record["run_id"]:
-        uri = unmasked(record["uri"], cfg.tracking.uri, key="tracking.uri")
-        line = recorder.connect(uri, record["experiment"])
-        line.call("log_files", record["run_id"], [str(path)], folder="export")
+    if line := recorder.of_run(folder, cfg.tracking.uri):
+        run_id = runs.read_json(folder / runs.RECORD)["run_id"]
+        line.call("log_files", run_id, [str(path)], folder="export")
     print(
         f"{runs.shown(path)}: {path.stat().st_size / 2**20:.1f} MiB; answers as the network does, "
         f"to {difference:.1e}"

@@ -12,9 +12,14 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, Protocol, Self
 
+from omegaconf import DictConfig
+
+from perceptrail import runs
 from perceptrail.errors import UserError
+from perceptrail.passwords import unmasked
 
 Message = tuple[bool, str, tuple[Any, ...], dict[str, Any]]  # awaited, method, args, kwargs
 Place = tuple[str, str]  # a store's address, an experiment
@@ -155,6 +160,29 @@ def connect(uri: str, experiment: str) -> Recorder:
     if place not in _RECORDERS:
         _RECORDERS[place] = Recorder(uri, experiment)
     return _RECORDERS[place]
+
+
+def of_run(run_dir: Path, uri: str | None) -> Recorder | None:
+    """The recorder for the store that a run is in, if it is in one; `uri` may tell its password.
+
+    Raises `UserError` where that is wanting.
+    """
+    record = runs.read_json(run_dir / runs.RECORD)
+    if not record["run_id"]:
+        return None
+    return connect(unmasked(record["uri"], uri, key="tracking.uri"), record["experiment"])
+
+
+def foresee(cfg: DictConfig) -> None:
+    """Have the recorder of the stored run that `cfg.run` names import MLflow meanwhile."""
+    name = str(cfg.run)  # which has not been checked yet
+    if name == "best":
+        if cfg.tracking.uri is not None:
+            connect(cfg.tracking.uri, cfg.tracking.experiment)
+        return
+    below = (record.parent for record in Path(name).glob(f"*/{runs.RECORD}"))
+    if run := next(below, None) or runs.find(name, finished=True):
+        of_run(run, cfg.tracking.uri)
 
 
 def settle() -> None:

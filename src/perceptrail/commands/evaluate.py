@@ -11,6 +11,9 @@ from omegaconf import DictConfig
 
 def main(cfg: DictConfig) -> float:
     """Evaluate the run that `cfg` names and return its test accuracy."""
+    from perceptrail import recorder
+
+    recorder.foresee(cfg)
     from perceptrail import evaluation
 
     return evaluation.evaluate(cfg)

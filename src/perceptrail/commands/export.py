@@ -10,6 +10,9 @@ from omegaconf import DictConfig
 
 def main(cfg: DictConfig) -> None:
     """Export the run that `cfg` names."""
+    from perceptrail import recorder
+
+    recorder.foresee(cfg)
     from perceptrail import export
 
     export.export(cfg)
