@@ -1,4 +1,6 @@
-"""What passes before the first step, by part, beside the bare imports of what is used."""
+"""What passes before the first step, by part, and in commands on a stored run, beside the bare
+imports of what is used.
+"""
 
 import subprocess
 import time
@@ -8,8 +10,10 @@ from benchmarks.contest import Lab
 from benchmarks.table import Lines, Row, panels, summary
 from benchmarks.task import DATA
 from matplotlib.figure import Figure
+from PIL import Image
 
 from perceptrail import charts
+from perceptrail.data import idx
 
 BARE = "import torch, pytorch_lightning, mlflow"
 READ = f"from perceptrail.data.sets import mnist; mnist(dir={str(DATA)!r}).train()"
@@ -35,6 +39,13 @@ def measure(lab: Lab, *, turn: int, quick: bool) -> list[Row]:
     run = lab.train(f"data.dir={DATA}", *one_step, callback="Stamps")
     seconds |= {f"train.py: {name}": value for name, value in run.noted[0].items()}
     seconds["train.py: one step and the end"] = run.usage.seconds
+    image = lab.folder / "digit.png"
+    Image.fromarray(idx.read(DATA / idx.NAMES[2])[0]).save(image)
+    stored = f"run={run.folder}"
+    seconds["evaluate.py"] = _seconds(lab, lab.command("evaluate.py", stored))
+    seconds["predict.py, an image"] = _seconds(
+        lab, lab.command("predict.py", stored, f"image={image}")
+    )
     bare = seconds[BARE]
     return [{PART: part, "seconds": s, RATIO: s / bare} for part, s in seconds.items()]
 

@@ -93,6 +93,10 @@ x = torch.ones(1, 2)
 assert torch.compile(lambda x: layer(x) + 1, backend=backend)(x).shape == (1, 2)
 assert graphs == [["add"]]
 """
+STORED = """
+import perceptrail.evaluation
+assert not {"pytorch_lightning", "torchmetrics", "matplotlib"} & {*sys.modules}
+"""
 
 
 @pytest.mark.parametrize(
@@ -102,6 +106,7 @@ assert graphs == [["add"]]
         pytest.param(COMPILED, id="who compiles has the compiler"),
         pytest.param(BELOW, id="modules below them"),
         pytest.param(FROM, id="names from them"),
+        pytest.param(STORED, id="what is stored is asked without Lightning"),
     ],
 )
 def test_what_takes_long_to_import_is_there_when_it_is_wanted_and_not_before(program, tmp_path):

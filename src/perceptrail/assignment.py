@@ -9,12 +9,12 @@ from torch import Tensor
 from perceptrail.build import CLASSES, build, task_name
 from perceptrail.config import OWN
 from perceptrail.data.dataset import Dataset
-from perceptrail.data.module import Data
 from perceptrail.errors import UserError
 from perceptrail.measures import EXTRAS
 from perceptrail.tasks import Classification, Multilabel, Regression, Task
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # they import Lightning and torchmetrics
+    from perceptrail.data.module import Data
     from perceptrail.extras import Extras
 
 
@@ -47,7 +47,7 @@ def check(cfg: DictConfig, found: Dataset) -> None:
         )
 
 
-def assigned(cfg: DictConfig, data: Data) -> Task:
+def assigned(cfg: DictConfig, data: "Data") -> Task:
     """What the group `task` says is to be learned of the data.
 
     Of a module of one's own it is what its outputs are taken for: logits of the classes, or numbers

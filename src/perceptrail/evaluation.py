@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from perceptrail import config, gallery, recorder, runs, tasks
+from perceptrail import config, recorder, runs, tasks
 from perceptrail.assignment import extras, own_loss
 from perceptrail.build import dataset, task_name
 from perceptrail.data.dataset import Dataset, Part
@@ -102,6 +102,8 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
         task = tasks.read(facts, own_loss=own_loss(stored))
         judgement = judge(network, x, y, task=task, extras=extras(stored, task), rest=counted())
         metrics = metrics or judgement.metrics
+        from perceptrail import gallery  # imports Matplotlib
+
         drawn = gallery.draw_judgement(
             folder / "figures" / "test",
             *(network, x, y, judgement),
