@@ -122,6 +122,17 @@ def test_pictures_are_inside_the_page_and_nothing_is_outside(tmp_path, results):
     assert not [link for link in page.all("a", "href") if "://" in link]
 
 
+def test_what_git_does_not_carry_is_left_out_and_said(tmp_path, results, capsys):
+    write(tmp_path)
+    assert "not here" not in capsys.readouterr().out
+    (results / "xor" / "figures" / "first.png").unlink()
+    (results / "xor" / "measurements.csv").unlink()
+    page = Page(write(tmp_path))
+    assert len(page.all("img", "src")) == 3 and "The first of xor" not in page.text
+    assert "Pictures that are not here: 1." in page.text
+    assert "; pictures not here: 1 (make repro draws them)" in capsys.readouterr().out
+
+
 def test_sections_come_in_the_order_of_the_course_and_others_last(tmp_path, results):
     store(results, "another_idea")
     page = Page(write(tmp_path))

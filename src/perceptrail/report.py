@@ -77,19 +77,23 @@ def write(cfg: DictConfig) -> Path:
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
-    print(f"{len(studies)} studies, {len(claims)} claims in {shown(page)}")
+    absent = sum(study["absent"] for study in studies)
+    rest = f"; pictures not here: {absent} (make repro draws them)" if absent else ""
+    print(f"{len(studies)} studies, {len(claims)} claims in {shown(page)}{rest}")
     return page
 
 
 def _study(section: Section, folder: Path) -> dict[str, Any]:
     stored = read_json(folder / "study.json")
-    pictures = [_picture(folder / f["file"], caption=f["caption"]) for f in stored["figures"]]
+    drawn = [f for f in stored["figures"] if (folder / f["file"]).is_file()]
+    pictures = [_picture(folder / f["file"], caption=f["caption"]) for f in drawn]
     measurements = folder / "measurements.csv"
     return stored | {
         "section": section,
         "title": section.title or stored["name"].replace("_", " ").capitalize(),
         "quick": stored["config"]["size"] == "quick",
         "pictures": pictures,
+        "absent": len(stored["figures"]) - len(pictures),
         "numbers": of_metrics(read_json(folder / "metrics.json")),
         "measurements": shown(measurements) if measurements.is_file() else None,
     }
