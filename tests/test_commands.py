@@ -60,6 +60,14 @@ def history(run_dir):
     return [{k: v for k, v in row.items() if "per_second" not in k} for row in rows]
 
 
+def test_flags_may_stand_between_overrides(tmp_path):
+    plain = ("trainer.max_epochs=1", "figures=false", "tracking=none")
+    run("train.py", "experiment=xor", "-m", "seed=0,1", *plain, cwd=tmp_path)
+    shown = run("train.py", "experiment=xor", "--cfg", "job", "seed=7", cwd=tmp_path)
+    assert len([*tmp_path.glob("multirun/*/*/*/metrics.json")]) == 2
+    assert "\nseed: 7\n" in shown.output
+
+
 def test_a_run_ends_finished_with_all_its_records(trained):
     found = stored(trained)
     assert found.info.status == "FINISHED"

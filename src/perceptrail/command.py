@@ -42,7 +42,7 @@ def execute(task: Callable[[DictConfig], Any], name: str, *, usage: str, first: 
         parser = get_args_parser()
         try:
             _run_hydra(
-                args=parser.parse_args(sys.argv[first:]),
+                args=parser.parse_intermixed_args(sys.argv[first:]),  # flags anywhere
                 args_parser=parser,
                 task_function=task,
                 config_path=str(CONF),
