@@ -472,6 +472,22 @@ def test_xor_needs_a_hidden_layer(tmp_path, hidden):
         assert sum(accuracy == 1.0 for accuracy in accuracies) >= 9
 
 
+def test_a_run_of_a_stack_has_nothing_to_go_on_from_and_stays_as_it_is(tmp_path):
+    jobs = ("-m", "hydra/launcher=fused", "seed=0,1", "hydra.sweep.dir=stack")
+    small = ("experiment=xor", "trainer.max_epochs=2", "figures=false")
+    run("train.py", *small, *jobs, cwd=tmp_path)
+    files = [path for path in tmp_path.glob("stack/**/*") if path.is_file()]
+    left = [path.read_bytes() for path in files]
+    resumed = Command("train.py", "resume=stack/1", "trainer.max_epochs=4", cwd=tmp_path).wait()
+    assert resumed.code == 1 and "Traceback" not in resumed.output
+    assert "resume=stack/1: stack/1 was trained in a stack, which stores no" in resumed.output
+    assert [path.read_bytes() for path in files] == left
+    stored = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = (e for e in stored.search_experiments() if e.name != "Default")
+    found = stored.search_runs([experiment.experiment_id])
+    assert {r.info.status for r in found} == {"FINISHED"}
+
+
 def test_evaluating_a_multirun_gives_mean_and_deviation(tmp_path):
     options = (*QUICK, "trainer.max_epochs=1", "model.hidden=[2]", "hydra.sweep.dir=multirun/a/b")
     run("train.py", "-m", *options, "seed=0,1,2", cwd=tmp_path)

@@ -21,12 +21,12 @@ from perceptrail.classifier import Classifier
 from perceptrail.data.module import Batches
 from perceptrail.data.stream import Streamed
 from perceptrail.errors import UserError
+from perceptrail.runs import BEST, LAST
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
 Row = dict[str, float]
 
 CURES = "try a lower optimizer.lr, regularization.gradient_clip=1, or model.norm=batch"
-BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class DivergenceError(UserError):

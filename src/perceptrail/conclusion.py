@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from perceptrail import gallery, runs
 from perceptrail.build import task_name
-from perceptrail.callbacks import BEST, Row
+from perceptrail.callbacks import Row
 from perceptrail.config import OWN
 from perceptrail.data.module import Data
 from perceptrail.invocation import pages, typed
@@ -92,7 +92,7 @@ class Trained:
         rows: list[Row],
     ) -> Self:
         """What it leaves whose best weights are in its checkpoint."""
-        best = torch.load(run_dir / BEST, map_location="cpu", weights_only=True)
+        best = torch.load(run_dir / runs.BEST, map_location="cpu", weights_only=True)
         network.cpu()
         if isinstance(network, Module) and task_name(cfg) == OWN:
             network.body.load_state_dict(best["state_dict"])
@@ -139,7 +139,7 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
             )
         log.post("log_files", [str(path) for path in drawn], folder="figures")
     _write_history(run_dir / HISTORY, rows)
-    log.post("log_files", [str(run_dir / BEST), str(run_dir / HISTORY)])
+    log.post("log_files", [str(run_dir / runs.BEST), str(run_dir / HISTORY)])
     best = rows[best_epoch - 1]
     reached = _extremes(rows, best)
     extremes = {f"best/{name}": value for name, value in reached.items()}

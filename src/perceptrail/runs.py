@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import yaml
 
@@ -14,6 +15,7 @@ from perceptrail.errors import UserError
 
 RECORD, METRICS, MODEL = "run.json", "metrics.json", "model"
 ARCHITECTURE = "model.json"  # in the folder of a model: what it is made of
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 class StoredRun(NamedTuple):
@@ -82,7 +84,8 @@ def find(name: str, *, root: Path = Path(), finished: bool = False) -> Path | No
 def expand_resume(arguments: Sequence[str]) -> list[str]:
     """Replace `resume=RUN` by the overrides which that run was started with, and its directory.
 
-    Overrides given beside `resume` come last and win. Raises `UserError` when there is no such run.
+    Overrides given beside `resume` come last and win. Raises `UserError` when there is no such run,
+    or it cannot be gone on with.
     """
     wanted = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
     if not wanted or wanted[-1] in ("null", ""):
@@ -93,7 +96,20 @@ def expand_resume(arguments: Sequence[str]) -> list[str]:
             f"resume={wanted[-1]}: there is no such run here; give latest, an MLflow run id or a "
             "run directory (with a run.json in it)"
         )
+    last = run_dir / LAST
+    if last.is_file() and not _has_optimizers(last):
+        raise UserError(
+            f"resume={wanted[-1]}: {shown(run_dir)} was trained in a stack, which stores no state "
+            "of its optimizers to go on from; train it alone, without hydra/launcher=fused"
+        )
     stored = yaml.safe_load((run_dir / ".hydra" / "overrides.yaml").read_text())
     earlier = [o for o in stored if not o.startswith(("resume=", "hydra.run.dir="))]
     rest = [a for a in arguments if not a.startswith("resume=")]
     return [*earlier, *rest, f"resume={run_dir}", f"hydra.run.dir={run_dir}"]
+
+
+def _has_optimizers(checkpoint: Path) -> bool:
+    """Whether one of PyTorch's files, a zip, names them; to be asked before PyTorch is there."""
+    with ZipFile(checkpoint) as file:
+        names = (name for name in file.namelist() if name.endswith("/data.pkl"))
+        return any(b"optimizer_states" in file.read(name) for name in names)

@@ -21,7 +21,6 @@ from torch import nn
 from perceptrail import assignment, config, recorder, runs
 from perceptrail.build import build, dataset, naming, task_name, use
 from perceptrail.callbacks import (
-    LAST,
     Checkpoints,
     EpochSeed,
     History,
@@ -83,7 +82,7 @@ def run(cfg: DictConfig) -> float | list[float]:
     for logger in loggers:
         logger.log_hyperparams({k: masked(v) for k, v in flat(cfg).items()})  # no passwords
     until_awake()
-    last = run_dir / LAST
+    last = run_dir / runs.LAST
     fit = partial(trainer.fit, module, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
         fit()

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from perceptrail import config, recorder
 from perceptrail.build import dataset, which_data
-from perceptrail.callbacks import BEST, LAST
 from perceptrail.conclusion import Clock, Trained, conclude
 from perceptrail.data.dataset import Dataset
 from perceptrail.errors import UserError
@@ -22,6 +21,7 @@ from perceptrail.fused.member import Member, Outcome
 from perceptrail.fused.sharing import fit
 from perceptrail.fused.vmapped import loss_obstacle, obstacle
 from perceptrail.network import Module
+from perceptrail.runs import BEST, LAST
 from perceptrail.trainer import use_device
 from perceptrail.training import assemble, pruning_of, recorded, returned
 
