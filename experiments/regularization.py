@@ -23,10 +23,10 @@ import torch
 
 from perceptrail import charts, runs
 from perceptrail.baselines import same_split
-from perceptrail.callbacks import BEST, LAST
 from perceptrail.charts import mean_sd
 from perceptrail.model import MLP
 from perceptrail.prediction import judge
+from perceptrail.runs import BEST, LAST
 
 NONE, EARLY = "none", "early stopping"
 HALVED, LESS = 0.5, 0.1  # of the gap: what closes so much prevents overfitting, or helps
