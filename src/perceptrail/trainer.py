@@ -81,7 +81,6 @@ def use_device(trainer: DictConfig) -> None:
             "AMX); they are emulated, which is slower than 32-true"
         )
     torch.set_float32_matmul_precision(trainer.matmul_precision)
-    _be_deterministic(trainer.get("deterministic"))
 
 
 def _be_deterministic(wanted: bool | str | None) -> None:
@@ -102,7 +101,7 @@ def wake(trainer: DictConfig) -> Callable[[], None]:
     if not torch.cuda.is_available() or trainer.accelerator == "cpu" or trainer.devices != 1:
         return lambda: None
     if trainer.get("deterministic"):
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as Lightning will, but then too late
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as later, which would be too late
 
     def make_a_step() -> None:
         with suppress(RuntimeError):  # which the run will meet too
@@ -129,6 +128,7 @@ def make_trainer(
     """Lightning's Trainer, as the group `trainer` says; a module of one's own is stepped by it."""
     trainer = cfg.trainer
     use_device(trainer)
+    _be_deterministic(trainer.get("deterministic"))
     defaults = {
         "benchmark": False,
         "enable_progress_bar": False,
