@@ -82,7 +82,7 @@ def evaluate(cfg: DictConfig) -> float:
 def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
     assert isinstance(stored, DictConfig)
-    line = recorder.of_run(folder, cfg.tracking.uri)  # its process imports MLflow meanwhile
+    log = recorder.log_of(folder, cfg.tracking.uri)  # its process imports MLflow meanwhile
     network, facts = load(folder / runs.MODEL)
     data = dataset(stored)
     x, y, rest = _test_parts(data)
@@ -113,17 +113,15 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     results = {f"test/{name}": value for name, value in metrics.items()}
     earlier = runs.read_json(folder / runs.METRICS)
     runs.write_json(folder / runs.METRICS, {**earlier, **results})
-    run_id = runs.read_json(folder / runs.RECORD)["run_id"]
-    if line is not None:
-        line.post("log_files", run_id, [str(path) for path in drawn], folder="figures/test")
-        line.post("log_files", run_id, [str(folder / runs.METRICS)])
-        line.call("log_metrics", run_id, results)
+    log.post("log_files", [str(path) for path in drawn], folder="figures/test")
+    log.post("log_files", [str(folder / runs.METRICS)])
+    log.call("log_metrics", results)
     shown = runs.shown(folder)
     told = [said(metrics), f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""]
     print(
         f"test {', '.join(filter(None, told))}  "
         f"({examples:,} examples of {data.name})\n"
-        f"run:  {shown}" + (f"  (MLflow {run_id})" if run_id else "")
+        f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "")
     )
     asked = "input=TABLE" if data.columns else "image=FILE"
     if facts.get("task", True) and (data.columns or len(data.shape) > 1):

@@ -143,9 +143,7 @@ def export(cfg: DictConfig) -> Path:
         for part in new:
             part.rmdir()
         raise
-    if line := recorder.of_run(folder, cfg.tracking.uri):
-        run_id = runs.read_json(folder / runs.RECORD)["run_id"]
-        line.call("log_files", run_id, [str(path)], folder="export")
+    recorder.log_of(folder, cfg.tracking.uri).call("log_files", [str(path)], folder="export")
     print(
         f"{runs.shown(path)}: {path.stat().st_size / 2**20:.1f} MiB; answers as the network does, "
         f"to {difference:.1e}"

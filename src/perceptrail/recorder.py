@@ -162,15 +162,17 @@ def connect(uri: str, experiment: str) -> Recorder:
     return _RECORDERS[place]
 
 
-def of_run(run_dir: Path, uri: str | None) -> Recorder | None:
-    """The recorder for the store that a run is in, if it is in one; `uri` may tell its password.
+def log_of(run_dir: Path, uri: str | None) -> RunLog:
+    """A stored run's view of the recorder for the store that it is in, if it is in one; `uri` may
+    tell the store's password.
 
     Raises `UserError` where that is wanting.
     """
     record = runs.read_json(run_dir / runs.RECORD)
     if not record["run_id"]:
-        return None
-    return connect(unmasked(record["uri"], uri, key="tracking.uri"), record["experiment"])
+        return RunLog(None, None)
+    line = connect(unmasked(record["uri"], uri, key="tracking.uri"), record["experiment"])
+    return RunLog(line, record["run_id"])
 
 
 def foresee(cfg: DictConfig) -> None:
@@ -182,7 +184,7 @@ def foresee(cfg: DictConfig) -> None:
         return
     below = (record.parent for record in Path(name).glob(f"*/{runs.RECORD}"))
     if run := next(below, None) or runs.find(name, finished=True):
-        of_run(run, cfg.tracking.uri)
+        log_of(run, cfg.tracking.uri)
 
 
 def settle() -> None:

@@ -30,9 +30,8 @@ from perceptrail.errors import UserError
 log = logging.getLogger(__name__)
 
 CHUNK = 64  # batches between two looks of Lightning and its callbacks
-SETTINGS = (  # which Lightning is not given
-    *("cuda_graphs", "deterministic", "matmul_precision", "overfit_batches"),
-)
+# Which Lightning is not given.
+SETTINGS = ("cuda_graphs", "deterministic", "matmul_precision", "overfit_batches")
 STEPPING = (  # and what `Classifier` does in its stead
     *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
     "limit_train_batches",
@@ -100,8 +99,7 @@ def wake(trainer: DictConfig) -> Callable[[], None]:
     """
     if not torch.cuda.is_available() or trainer.accelerator == "cpu" or trainer.devices != 1:
         return lambda: None
-    if trainer.get("deterministic"):
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # as later, which would be too late
+    _be_deterministic(trainer.get("deterministic"))  # once cuBLAS has started it would be too late
 
     def make_a_step() -> None:
         with suppress(RuntimeError):  # which the run will meet too
