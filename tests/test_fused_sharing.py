@@ -132,6 +132,11 @@ def test_an_error_in_a_process_comes_with_its_traceback(tmp_path, monkeypatch):
         launch("fused", [[*SMALL, EPOCHS, f"seed={k}"] for k in range(4)], tmp_path)
 
 
+AMID_A_FORK = """
+import os, signal
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+"""
+
 ENDLESS = """
 import os, torch
 from types import SimpleNamespace
@@ -153,15 +158,25 @@ sharing.fit([[member] * 4], lambda epochs: None, processes=None)
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_outlives_the_first(signal_):
     command = [sys.executable, "-c", ENDLESS]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as first:
-        assert first.stdout is not None
-        workers = [psutil.Process(int(first.stdout.readline())) for _ in range(2)]
-        first.send_signal(signal_)
-        gone, alive = psutil.wait_procs(workers, timeout=60)
-        assert len(gone) == 2 and not alive
-        assert first.wait() != 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stdout is not None
+            workers = [psutil.Process(int(first.stdout.readline())) for _ in range(2)]
+            first.send_signal(signal_)
+            assert first.wait(timeout=60) != 0
+            psutil.wait_procs(workers, timeout=60)
+            assert not any(worker.is_running() for worker in workers)
+        finally:
+            first.kill()
+
+
+def test_an_interrupt_amid_a_fork_is_not_lost():
+    """Python drops what is raised in its own hooks: all would go on, and for ever."""
+    command = [sys.executable, "-c", AMID_A_FORK + ENDLESS]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode != 0
+    assert "KeyboardInterrupt" in ended.stderr
+    assert "Exception ignored" not in ended.stderr
 
 
 def test_what_belongs_to_a_study_stays(monkeypatch):

@@ -2,6 +2,13 @@
 
 import ctypes
 import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
+from typing import Any
 
 import psutil
 
@@ -23,8 +30,37 @@ def is_alive(process: str) -> bool:
         return False
 
 
-def follow() -> None:
-    """In a process forked for work: end with the first one, which alone hears of Ctrl-C."""
+def fork(work: Callable[..., None], *args: Any) -> ForkProcess:
+    """Start a process forked for work: it ends with this one, which alone hears of Ctrl-C."""
+    process = get_context("fork").Process(target=_follow, args=(work, *args), daemon=True)
+    with warnings.catch_warnings():
+        # Python 3.12 warns of the threads that a fork will not have: these need none.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        process.start()
+    return process
+
+
+def _follow(work: Callable[..., None], *args: Any) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    work(*args)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Have Ctrl-C wait while processes are forked: Python drops what is raised amid a fork.
+
+    In a process that this one forks Ctrl-C does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():  # it hears of none
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)

@@ -2,9 +2,8 @@
 
 import mmap
 import os
-import warnings
 from collections.abc import Sequence
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from perceptrail.data.module import shuffled
 from perceptrail.errors import UserError
-from perceptrail.processes import follow
+from perceptrail.processes import fork, interrupts_held
 
 AHEAD = 3  # epochs
 
@@ -37,16 +36,13 @@ class Orders:
         self._drawn = np.frombuffer(memory, np.int32).reshape(AHEAD, len(seeds), n)
         self._lines: list[Connection] = []
         self._processes = []
-        fork, count = get_context("fork"), min(8, len(os.sched_getaffinity(0)), len(seeds))
-        for part in np.array_split(np.arange(len(seeds)), count):
-            near, far = fork.Pipe()
-            self._processes.append(fork.Process(target=self._work, args=(far, part), daemon=True))
-            with warnings.catch_warnings():
-                # Python 3.12 warns of the threads that a fork will not have: these need none.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self._processes[-1].start()
-            far.close()
-            self._lines.append(near)
+        count = min(8, len(os.sched_getaffinity(0)), len(seeds))
+        with interrupts_held():
+            for part in np.array_split(np.arange(len(seeds)), count):
+                near, far = Pipe()
+                self._processes.append(fork(self._work, far, part))
+                far.close()
+                self._lines.append(near)
         self._ask(range(len(seeds)))
 
     def take(self, members: Sequence[int], out: Order) -> None:
@@ -79,7 +75,6 @@ class Orders:
             self._asked += 1
 
     def _work(self, line: Connection, part: NDArray[np.int64]) -> None:
-        follow()
         for epoch in range(self._epochs):
             wanted = np.frombuffer(line.recv_bytes(), dtype=bool)
             for k in part[wanted[part]]:

@@ -4,11 +4,10 @@ import gc
 import pickle
 import sys
 import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkProcess
 from typing import Any, TypeVar
@@ -18,7 +17,7 @@ import torch
 from perceptrail.errors import UserError
 from perceptrail.fused.group import Group
 from perceptrail.fused.member import Member, Outcome
-from perceptrail.processes import follow
+from perceptrail.processes import fork, interrupts_held
 
 Told = Callable[[int], object]
 Send = Callable[[Any], None]
@@ -81,19 +80,15 @@ def apart(
     have SIGTERM, and what they still send is received. Raises what work does, and, saying what it
     `does`, `UserError` if a process dies.
     """
-    fork = get_context("fork")
     lines: dict[Connection, tuple[ForkProcess, Share]] = {}
     processes: list[ForkProcess] = []
     try:
-        for share in shares:
-            near, far = fork.Pipe(duplex=False)
-            processes.append(fork.Process(target=_work, args=(work, share, far), daemon=True))
-            with warnings.catch_warnings():
-                # Python 3.12 warns of the threads that the fork will not have: it needs none.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                processes[-1].start()
-            far.close()
-            lines[near] = processes[-1], share
+        with interrupts_held():
+            for share in shares:
+                near, far = Pipe(duplex=False)
+                processes.append(fork(_work, work, share, far))
+                far.close()
+                lines[near] = processes[-1], share
         while lines:
             for line in wait(list(lines)):
                 assert isinstance(line, Connection)
@@ -115,12 +110,11 @@ def apart(
                 else:
                     received(share, news)
     finally:
-        started = [process for process in processes if process.pid is not None]
-        for process in started:
+        for process in processes:
             process.terminate()
         for line, (_, share) in lines.items():
             _receive_rest(line, partial(received, share))
-        for process in started:
+        for process in processes:
             process.join()
 
 
@@ -133,7 +127,6 @@ def _receive_rest(line: Connection, received: Callable[[Any], None]) -> None:
 
 
 def _work(work: Callable[[Share, Send], None], share: Share, line: Connection) -> None:
-    follow()
     gc.freeze()  # no collection is to go through what the first process has made, and copy it
     torch.set_num_threads(1)
 
