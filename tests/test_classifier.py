@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +36,16 @@ DATASETS = {
     "xor": sets.xor(points=200, bits=2, noise=0.3, seed=0),
     "spirals": sets.spirals(points=200, arms=3, turns=1.0, noise=0.05, seed=0),
 }
+
+
+def as_bytes():
+    """Spirals on a grid of 256 by 256."""
+    x, y = DATASETS["spirals"].train()
+    low, high = x.min(), x.max()
+    return ((x - low) / (high - low) * 255).round().astype(np.uint8), y
+
+
+DATASETS["bytes"] = replace(DATASETS["spirals"], train=as_bytes)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -467,6 +478,7 @@ def test_progress_before_each_step_runs_from_zero_to_just_below_one():
 
 TWO = """
 import sys
+from dataclasses import replace
 sys.path.insert(0, sys.argv[1])
 from test_classifier import *
 
@@ -507,6 +519,7 @@ def test_two_processes_learn_what_one_learns_from_the_batches_of_both(tmp_path):
 
 LONG = """
 import sys
+from dataclasses import replace
 sys.path.insert(0, sys.argv[1])
 from test_classifier import *
 from perceptrail.data.dataset import Dataset

@@ -42,6 +42,17 @@ def test_an_epoch_holds_every_example_once(n, size):
     assert seen(Batches(*examples(n), batch_size=size)) == list(range(n))
 
 
+def test_bytes_are_given_as_numbers_or_as_stored():
+    stored = torch.arange(103 * 3).remainder(256).to(torch.uint8).view(103, 3)
+    batches = Batches(stored, torch.arange(103), batch_size=10, seed=0)
+    given = [(x, y) for x, y in batches]
+    assert all(torch.equal(x, stored[y].float() / 255) for x, y in given)
+    batches.as_stored = True
+    for (x, y), (_, same) in zip(batches, given, strict=True):
+        assert torch.equal(y, same) and torch.equal(x, stored[y])
+        assert x.dtype == torch.uint8
+
+
 def test_the_order_follows_from_seed_and_epoch():
     epoch = 0
     batches = Batches(*examples(100), batch_size=8, seed=1, epoch=lambda: epoch)

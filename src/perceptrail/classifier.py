@@ -15,7 +15,7 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from perceptrail.compiled import Steps, some
-from perceptrail.data.module import Batch, Batches, Chunks
+from perceptrail.data.module import Batch, Batches, Chunks, numbers
 from perceptrail.distillation import Relabel
 from perceptrail.gradient import Autograd, Gradient
 from perceptrail.model import MLP
@@ -164,7 +164,10 @@ class Classifier(pl.LightningModule):
         assert isinstance(optimizer, Optimizer)
         self._step = _Watched(self.optimizers()) if self._watched else Step(optimizer)
         self._gradient = self._differentiation()
-        self._compiled = self._compilation(fresh=isinstance(chunks.batches, Batches))
+        plain = chunks.batches if isinstance(chunks.batches, Batches) else None
+        self._compiled = self._compilation(fresh=plain is not None)
+        if plain is not None:
+            plain.as_stored = self._compiled is not None
         if self._graphs and self.device.type == "cuda" and self.trainer.world_size == 1:
             reason = obstacle(self.network, optimizer)
             if self._watched or self._accumulate > 1:
@@ -254,7 +257,7 @@ class Classifier(pl.LightningModule):
             if not self._pending:
                 for prepare in self.before_step:
                     prepare(done / steps)
-            loss = self._advance(x, y)
+            loss = self._advance(numbers(x), y)
             self._pending.append(loss)
             self._pending_sizes.append(len(y))
             if (many := len(self._pending)) == self._accumulate or number == self._batches:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.jit._fuser import optimized_execution
 
-from perceptrail.data.module import VALUES, Batch
+from perceptrail.data.module import GATHERED, Batch, numbers
 from perceptrail.gradient import ONE_EXAMPLE, Gradient
 from perceptrail.linear import Linear, by_inputs, by_weight, is_large, outputs
 from perceptrail.losses import of_classes, of_two
@@ -112,11 +112,11 @@ class Steps:
 
 def some(batches: Iterable[Batch]) -> list[Batch]:
     """The next few, as many as are gathered at once."""
-    taken, values = list[Batch](), 0
+    taken, size = list[Batch](), 0
     for x, y in batches:
         taken.append((x, y))
-        values += x.numel()
-        if values + x.numel() > VALUES:
+        size += x.nbytes
+        if size + x.nbytes > GATHERED:
             break
     return taken
 
@@ -126,7 +126,8 @@ def compiled(text: str) -> Written:
     """The function `steps` of a text, by TorchScript."""
     known: dict[str, Any] = {"__name__": __name__}
     known |= {f.__name__: f for f in (Own, State, Settings, Tensor, torch, adam)}
-    known |= {f.__name__: f for f in (outputs, by_weight, by_inputs, of_classes, of_two)}
+    known |= {f.__name__: f for f in (numbers, outputs, by_weight, by_inputs)}
+    known |= {f.__name__: f for f in (of_classes, of_two)}
     name = f"<steps {len(linecache.cache)}>"
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name  # to be read
     exec(compile(text, name, "exec"), known)
@@ -135,16 +136,18 @@ def compiled(text: str) -> Written:
         return by_python
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript will not be there for ever
-        function: Written = torch.jit.script(known["steps"])
-    return function
+        function = torch.jit.script(known["steps"])
+    torch._C._jit_pass_inline(function.graph)  # a call takes as long as a small kernel
+    by_script: Written = function
+    return by_script
 
 
 def written(network: MLP, drops: Sequence[bool], *, fresh: bool, dtype: torch.dtype) -> str:
     """The steps of a network with those dropouts that drop something, as a function in Python."""
     layers, scale, out = list(network.layers), network.standardise.scale, ", out=x" * fresh
-    there = [f"x = torch.add(shift, x, alpha={scale}{out})"]
+    there = ["x = numbers(x)", f"x = torch.add(shift, x, alpha={scale}{out})"]
     if isinstance(scale, Tensor):
-        there = [f"x = torch.addcmul(shift, x, scale{out})"]
+        there[1] = f"x = torch.addcmul(shift, x, scale{out})"
     back: list[str] = []
     given, p, d = torch.float32, 0, 0  # what a layer is given; the next parameter, dropout
     for i, layer in enumerate(layers):
@@ -212,7 +215,7 @@ def steps(
 
 def _tensors(network: MLP) -> dict[str, Tensor]:
     """What is given to the steps besides the parameters."""
-    found = {"one": torch.ones(()), "shift": network.standardise.shift}
+    found = {"one": torch.ones(()), "shift": network.standardise.shift.float()}
     if isinstance(network.standardise.scale, Tensor):
         found["scale"] = network.standardise.scale
     for name, buffer in network.layers.named_buffers():

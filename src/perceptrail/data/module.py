@@ -25,7 +25,7 @@ VAL_BATCH = 4096  # without gradients, larger batches only cost memory
 MAPPED = 2**28  # bytes from which on data stay in their file
 CHUNK = 2**14  # examples looked at together
 IN_CACHE = 2**8  # and of bytes, made numbers of twice the precision
-VALUES = 2**20  # inputs gathered at once: few calls, and they stay in a processor's cache
+GATHERED = 2**22  # bytes of inputs at once: few calls, and they stay in a processor's cache
 
 
 def numbers(x: Tensor) -> Tensor:
@@ -45,7 +45,8 @@ def shuffled(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
 class Batches:
     """One process's share of the examples x [n, d], y [n, ...], as batches (x[i], y[i]).
 
-    Values that are bytes become numbers by the batch: there are fewer of them to be moved.
+    Values that are bytes become `numbers` by the batch, there being fewer of them to be moved; or
+    inputs are given `as_stored`, to who makes them numbers where they are used.
 
     With a `seed`, each pass is in an order of its own, which follows from `seed` and `epoch()`
     alone; the shares of all `world` processes then have equally many examples, the last few being
@@ -70,6 +71,7 @@ class Batches:
         self._seed = seed
         self._epoch = epoch
         self._rank, self._world = rank, world
+        self.as_stored = False
 
     def __len__(self) -> int:
         return math.ceil(self._share / self._batch_size)
@@ -82,12 +84,16 @@ class Batches:
         x, y, size = self._x, self._y, self._batch_size
         if self._seed is None:
             for start in range(0, len(y), size):
-                yield numbers(x[start : start + size]), y[start : start + size]
+                yield self._given(x[start : start + size]), y[start : start + size]
         else:
-            many = max(1, VALUES // (x.shape[1] * size)) * size
+            width = x.dtype.itemsize if self.as_stored else torch.float32.itemsize
+            many = max(1, GATHERED // (x.shape[1] * width * size)) * size
             for i in torch.split(self._order(self._seed), many):
-                picked = numbers(x.index_select(0, i)), y.index_select(0, i)
+                picked = self._given(x.index_select(0, i)), y.index_select(0, i)
                 yield from zip(*(part.split(size) for part in picked), strict=True)
+
+    def _given(self, x: Tensor) -> Tensor:
+        return x if self.as_stored else numbers(x)
 
     def _order(self, seed: int) -> Tensor:
         order = shuffled(len(self._y), seed=seed, epoch=self._epoch())

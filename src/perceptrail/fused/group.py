@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from perceptrail.data.module import VALUES, Batch, numbers
+from perceptrail.data.module import GATHERED, Batch, numbers
 from perceptrail.fused.member import Course, Member
 from perceptrail.fused.orders import Orders, draw
 from perceptrail.fused.progress import Progress
@@ -206,7 +206,7 @@ class Group:
         Without a size, the batches are as large as the cache allows.
         """
         members, inputs = len(rows), self._members[0].data.inputs
-        many = max(1, VALUES // (members * inputs * size)) * size
+        many = max(1, GATHERED // (torch.float32.itemsize * members * inputs * size)) * size
         for chunk in rows.split(many, 1):
             step = many if size == 1 else size
             yield from zip(*(part.split(step, 1) for part in self._gather(chunk)), strict=True)
