@@ -472,6 +472,24 @@ def test_xor_needs_a_hidden_layer(tmp_path, hidden):
         assert sum(accuracy == 1.0 for accuracy in accuracies) >= 9
 
 
+def test_a_damaged_checkpoint_is_named_and_what_is_there_stays(tmp_path):
+    small = ("experiment=xor", "trainer.max_epochs=2", "figures=false", "tracking=none")
+    run("train.py", *small, "hydra.run.dir=run", cwd=tmp_path)
+    last = tmp_path / "run/last.ckpt"
+    whole = last.read_bytes()
+    for part in (b"", whole[:3000], whole[:-1]):
+        last.write_bytes(part)
+        left = {path: path.read_bytes() for path in tmp_path.glob("run/**/*") if path.is_file()}
+        resumed = Command("train.py", "resume=run", "trainer.max_epochs=4", cwd=tmp_path).wait()
+        assert resumed.code == 1 and "Traceback" not in resumed.output
+        assert "resume=run: run/last.ckpt is damaged; without it" in resumed.output
+        assert left == {path: path.read_bytes() for path in left}
+    last.unlink()
+    run("train.py", "resume=run", "trainer.max_epochs=4", cwd=tmp_path)
+    rows = (tmp_path / "run/history.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "2", "3", "4"]
+
+
 def test_a_run_of_a_stack_has_nothing_to_go_on_from_and_stays_as_it_is(tmp_path):
     jobs = ("-m", "hydra/launcher=fused", "seed=0,1", "hydra.sweep.dir=stack")
     small = ("experiment=xor", "trainer.max_epochs=2", "figures=false")

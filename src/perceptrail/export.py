@@ -134,7 +134,7 @@ def export(cfg: DictConfig) -> Path:
     path = Path(cfg.output or folder / "export" / f"network{form.suffix}")
     new = [part for part in path.parents if not part.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
+    draft = path.with_name(f".{path.stem}.tmp{form.suffix}")  # PyTorch minds the suffix
     try:
         difference = _write(module, form, draft, facts, key=f"format={cfg.format}")
         draft.replace(path)

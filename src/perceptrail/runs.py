@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import yaml
 
@@ -97,7 +97,13 @@ def expand_resume(arguments: Sequence[str]) -> list[str]:
             "run directory (with a run.json in it)"
         )
     last = run_dir / LAST
-    if last.is_file() and not _has_optimizers(last):
+    try:
+        can_go_on = not last.is_file() or _has_optimizers(last)
+    except BadZipFile:
+        raise UserError(
+            f"resume={wanted[-1]}: {shown(last)} is damaged; without it the run begins anew"
+        ) from None
+    if not can_go_on:
         raise UserError(
             f"resume={wanted[-1]}: {shown(run_dir)} was trained in a stack, which stores no state "
             "of its optimizers to go on from; train it alone, without hydra/launcher=fused"
