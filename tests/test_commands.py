@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -488,6 +490,132 @@ def test_a_damaged_checkpoint_is_named_and_what_is_there_stays(tmp_path):
     run("train.py", "resume=run", "trainer.max_epochs=4", cwd=tmp_path)
     rows = (tmp_path / "run/history.csv").read_text().splitlines()
     assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "2", "3", "4"]
+
+
+def contents(folder, *, but=()):
+    """Every file below a folder, but those of some names."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name not in but)
+    return {path: path.read_bytes() for path in files}
+
+
+def refused(said, *arguments, cwd):
+    """A command that ends with one message and no traceback."""
+    command = Command(*arguments, cwd=cwd).wait()
+    assert command.code == 1, command.output
+    assert "Traceback" not in command.output
+    assert said in command.output
+
+
+def test_a_directory_with_another_run_s_results_is_refused(tmp_path):
+    small = ("train.py", *QUICK, "trainer.max_epochs=2", "figures=false")
+    run(*small, "hydra.run.dir=a", cwd=tmp_path)
+    run(*small, "-m", "seed=1,2", "hydra.sweep.dir=b", cwd=tmp_path)
+    left = contents(tmp_path / "a") | contents(tmp_path / "b")
+    said = "hydra.run.dir=a: there is a run with seed=0 instead of 7; resume=a goes on with it"
+    refused(said, *small, "hydra.run.dir=a", "seed=7", cwd=tmp_path)
+    said = "hydra.sweep.dir=b: there are the runs of experiment=xor "
+    for launcher in ((), ("hydra/launcher=fused",)):
+        refused(said, *small, "-m", "seed=3,4", "hydra.sweep.dir=b", *launcher, cwd=tmp_path)
+    assert contents(tmp_path / "a") | contents(tmp_path / "b") == left
+    run(*small, "hydra.run.dir=a", "trainer.max_epochs=3", cwd=tmp_path)
+    run(*small, "-m", "seed=1,2", "hydra.sweep.dir=b", cwd=tmp_path)
+    assert [row["epoch"] for row in history(tmp_path / "a")] == ["1", "2", "3"]
+
+
+def test_a_wrong_override_beside_resume_leaves_the_run_as_it_is(tmp_path):
+    options = ("experiment=xor", "trainer.max_epochs=2", "figures=false", "hydra.run.dir=a")
+    run("train.py", *options, cwd=tmp_path)
+    left = contents(tmp_path / "a", but=[".open"])
+    for override, said in {
+        "model.hidden=[32]": "a/last.ckpt: holds another network, whose network.layers",
+        "optimizer=sgd": "a/last.ckpt: holds the state of another optimizer than SGD",
+        "data.val_size=100000": "data.val_size=100000: must be",
+    }.items():
+        refused(said, "train.py", "resume=a", "trainer.max_epochs=4", override, cwd=tmp_path)
+        assert contents(tmp_path / "a", but=[".open"]) == left
+    refused("resume=a: goes on with one run", "train.py", "-m", "resume=a", cwd=tmp_path)
+    (found,) = client(tmp_path).search_runs(["1"])
+    assert found.info.status == "FINISHED"
+    run("train.py", "resume=a", "trainer.max_epochs=4", cwd=tmp_path)
+    assert len(history(tmp_path / "a")) == 4
+
+
+@pytest.mark.parametrize("name", ["a=b", "é%s", "it's", "a,b(c)[d]{e}#", "a b"])
+def test_a_run_is_named_and_gone_on_with_whatever_its_directory_is_called(tmp_path, name):
+    quoted = name.replace("'", "\\'")
+    small = ("trainer.max_epochs=2", "figures=false", f"hydra.run.dir='{quoted}'")
+    said = run("train.py", *QUICK, *small, cwd=tmp_path).output
+    for number, typed in enumerate((name, f"'{quoted}'"), 3):
+        run("train.py", f"resume={typed}", f"trainer.max_epochs={number}", cwd=tmp_path)
+        assert len(history(tmp_path / name)) == number
+    (told,) = (line for line in said.splitlines() if line.startswith("next: "))
+    _, script, argument = shlex.split(told.removeprefix("next: "))
+    assert "test accuracy" in run(script, argument, "tracking=none", cwd=tmp_path).output
+
+
+def test_a_damaged_run_is_named_and_hides_no_other(tmp_path):
+    run("train.py", *QUICK, "trainer.max_epochs=1", "figures=false", cwd=tmp_path)
+    good = the_run(tmp_path)
+    for name in ("run.json", "metrics.json", "model/model.json", "model/model.safetensors"):
+        for damage in (b"", b"{", b"[]"):
+            bad = tmp_path / "bad"
+            shutil.copytree(good, bad)
+            (bad / name).write_bytes(damage)
+            refused(f"bad/{name.partition('.s')[0].removesuffix('/model')}",
+                    "evaluate.py", "run=bad", "tracking=none", cwd=tmp_path)  # fmt: skip
+            shutil.rmtree(bad)
+    for name in (".hydra", "model"):
+        shutil.copytree(good, bad)
+        shutil.rmtree(bad / name)
+        refused(f"bad/{name}", "evaluate.py", "run=bad", "tracking=none", cwd=tmp_path)
+        shutil.rmtree(bad)
+    damaged = tmp_path / "outputs/x/y/run.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    run("train.py", "resume=latest", "trainer.max_epochs=2", cwd=tmp_path)
+    assert len(history(good)) == 2
+
+
+def test_other_data_than_those_of_the_training_are_not_judged_by(tmp_path):
+    random = np.random.default_rng(0)
+    rows = [f"{a:.3f},{b:.3f},{'ja' if a > b else 'nein'}" for a, b in random.normal(size=(90, 2))]
+    table = tmp_path / "my.csv"
+    table.write_text("\n".join(["a,b,said", *rows]) + "\n")
+    data = ("data=table", "data.path=my.csv", "data.target=said", "trainer.max_epochs=1")
+    run("train.py", *data, "tracking=none", "figures=false", "hydra.run.dir=a", cwd=tmp_path)
+    judge = ("evaluate.py", "run=a", "tracking=none")
+    run(*judge, cwd=tmp_path)
+    left = (tmp_path / "a/metrics.json").read_bytes()
+    whole = table.read_text()
+    for changed in (
+        whole.replace("a,b,", "b,a,"),
+        whole.replace("ja", "oui"),
+        "\n".join(whole.splitlines()[:80]) + "\n",
+        whole.replace("a,b,said", "a,b,c,said").replace(",ja", ",1,ja").replace(",n", ",2,n"),
+    ):
+        table.write_text(changed)
+        refused("holds other data than the run was trained on", *judge, cwd=tmp_path)
+        assert (tmp_path / "a/metrics.json").read_bytes() == left
+    table.write_text(whole)
+    ask = ("predict.py", "run=a", "input=my.csv")
+    for output, said in {
+        "my.csv": "output=my.csv: is what is read",
+        "a": "output=a: is a folder",
+        "no/told.csv": "output=no/told.csv: there is no folder no",
+        "my.csv/told.csv": "output=my.csv/told.csv: there is no folder my.csv",
+    }.items():
+        refused(said, *ask, f"output={output}", cwd=tmp_path)
+    assert table.read_text() == whole
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_others_may_read_a_stored_network_as_all_beside_it(tmp_path):
+    before = os.umask(0o022)
+    try:
+        MLP(2, 3, hidden=[4]).save(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
 
 
 def test_a_run_of_a_stack_has_nothing_to_go_on_from_and_stays_as_it_is(tmp_path):

@@ -77,6 +77,11 @@ def or_null(values):
 VALUES = {
     "seed": integers(0, high=2**32 - 1),
     "figures": FLAGS,
+    "objectives": (
+        [None, ["val/loss"], ["val/acc", "parameters"]],
+        ["val/acc", 1, True, [], [1, 2], {"a": 1}],
+        "a list of metrics, as [val/loss,parameters], or null",
+    ),
     "monitor.metric": (
         ["train/loss", "val/loss", "val/acc", "val/r2", "val/f1", "val/auroc"],
         [None, "", "VAL/LOSS", "val/acc ", "train/acc", "f1", 1, ["val/loss"]],

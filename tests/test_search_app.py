@@ -11,7 +11,9 @@ from optuna import TrialPruned
 from optuna.trial import TrialState
 from search_app.lab import opened, search
 
+from perceptrail.errors import UserError
 from perceptrail.search import trial
+from perceptrail.search.roll import BOOKKEEPING
 
 ROOT = Path(__file__).parents[1]
 APP = ROOT / "examples" / "own_app.py"
@@ -47,6 +49,25 @@ def test_reports_are_stored_and_pruned_by(tmp_path: Path) -> None:
         pruned = t.state == TrialState.PRUNED
         assert list(t.intermediate_values.values()) == steps[: 2 if pruned else 3]
     assert {t.state for t in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_a_name_that_the_search_keeps_itself_is_refused(tmp_path: Path) -> None:
+    def task(cfg: DictConfig) -> float:
+        for name in BOOKKEEPING:
+            with pytest.raises(UserError, match=f"set_user_attr.'{name}'.: must be none of"):
+                trial(cfg).set_user_attr(name, 1)
+        return float(cfg.x)
+
+    study = search(tmp_path, *XY, "hydra.sweeper.n_trials=2", task=task)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 2
+
+
+def test_the_best_of_an_application_without_a_configuration_runs_again(tmp_path: Path) -> None:
+    given = ["-m", "hydra/sweeper=optuna", "+rate=interval(0.01, 2.5)", "hydra.sweep.dir=found"]
+    more = ["hydra.sweeper.n_trials=2", "hydra.sweeper.figures=false"]
+    subprocess.run([sys.executable, str(APP), *given, *more], cwd=tmp_path, check=True)
+    again = [sys.executable, str(APP), "-cd", "found", "-cn", "best"]
+    subprocess.run(again, cwd=tmp_path, check=True)
 
 
 def test_several_objectives_are_not_reported(tmp_path: Path) -> None:

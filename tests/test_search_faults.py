@@ -3,6 +3,7 @@
 import os
 import pty
 import random
+import shutil
 import signal
 import subprocess
 import termios
@@ -168,3 +169,45 @@ def test_the_official_plugin_is_told_apart(tmp_path: Path, order: str) -> None:
     )
     assert ended.returncode == 1
     assert "pip uninstall hydra-optuna-sweeper" in ended.stderr
+
+
+def test_a_line_that_a_power_cut_has_torn_costs_that_line_alone(tmp_path: Path) -> None:
+    run(tmp_path, *SPACE, "hydra.sweeper.n_trials=3")
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    before = [t.values for t in opened(tmp_path).trials]
+    for torn in (b'{"op_code":4,"wor', whole.splitlines()[-1][:-1]):
+        journal.write_bytes(whole + torn)
+        again = run(tmp_path, *SPACE, "hydra.sweeper.n_trials=5")
+        assert again.returncode == 0, again.stderr
+        found = opened(tmp_path).trials
+        assert [t.values for t in found][:3] == before
+        assert [t.state for t in found] == [TrialState.COMPLETE] * 5
+        journal.write_bytes(whole)
+
+
+def test_what_a_trial_s_runs_differ_in_stays_so(tmp_path: Path) -> None:
+    space, repeats = SPACE[:1], "hydra.sweeper.repeats={key: y, values: [0, 1]}"
+    assert run(tmp_path, *space, repeats, "hydra.sweeper.n_trials=2").returncode == 0
+    for other in (
+        "hydra.sweeper.repeats={key: y, values: [0, 1, 2]}",
+        "hydra.sweeper.repeats=null",
+    ):
+        changed = run(tmp_path, *space, other, "hydra.sweeper.n_trials=3")
+        assert changed.returncode == 1
+        assert "hydra.sweeper.repeats: study 'app' was begun with y=0,1" in changed.stderr
+    assert run(tmp_path, *space, repeats, "hydra.sweeper.n_trials=3").returncode == 0
+    assert len(opened(tmp_path).trials) == 3
+
+
+def test_a_copy_is_a_study_of_its_own_and_a_study_that_moves_is_not(tmp_path: Path) -> None:
+    first, copy, moved = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    run(first, *SPACE, "hydra.sweeper.n_trials=2")
+    key = opened(first).user_attrs["key"]
+    copy.mkdir()
+    shutil.copy(first / "study.journal", copy)
+    run(copy, *SPACE, "hydra.sweeper.n_trials=3")
+    assert opened(copy).user_attrs["key"] != key
+    first.rename(moved)
+    run(moved, *SPACE, "hydra.sweeper.n_trials=3")
+    assert opened(moved).user_attrs["key"] == key

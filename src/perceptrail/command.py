@@ -24,6 +24,10 @@ from perceptrail.invocation import CONF, typed
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 TRAINING = ("torch", "pytorch_lightning", "mlflow")  # what a search alone does without
+OF_PLACES = {  # errors of where a file was to be, not of the program
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
+}
 INTERRUPTED = 130  # the shell's number for Ctrl-C
 TWO_FLAGS = "Only one of --"  # how Hydra begins to say that its flags exclude each other
 
@@ -38,16 +42,18 @@ def execute(task: Callable[[DictConfig], Any], name: str, *, usage: str, first: 
             print(_help(name, usage=usage))
             return
         sys.argv[first:] = runs.expand_resume(sys.argv[first:])  # further processes read them too
+        resumed = runs.resumed(sys.argv[first:])
         setbase("1.3")
         parser = get_args_parser()
         try:
-            _run_hydra(
-                args=parser.parse_intermixed_args(sys.argv[first:]),  # flags anywhere
-                args_parser=parser,
-                task_function=task,
-                config_path=str(CONF),
-                config_name=name,
-            )
+            with runs.kept(resumed):
+                _run_hydra(
+                    args=parser.parse_intermixed_args(sys.argv[first:]),  # flags anywhere
+                    args_parser=parser,
+                    task_function=task,
+                    config_path=str(CONF),
+                    config_name=name,
+                )
         finally:
             gc.freeze()  # or Python, as it ends, looks for garbage in all of PyTorch: 0.9 s
 
@@ -108,7 +114,7 @@ def errors_for_people(name: str = "train") -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in OF_PLACES:
             raise
         sys.exit(f"{error.strerror}: {error.filename or 'while writing'}")
 

@@ -115,6 +115,7 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     told = not isinstance(network, Module) or fault(network, **sizes) is None
     task = trained.task.facts() if told else None
     facts: dict[str, Any] = {"classes": data.classes, "shape": data.shape, "task": task}
+    facts["digest"] = data.dataset.digest
     facts |= {"targets": data.dataset.targets} if data.dataset.targets else {}
     facts |= {"columns": data.dataset.columns.facts()} if data.dataset.columns else {}
     facts |= {"pictures": data.dataset.pictures} if data.dataset.pictures else {}
@@ -152,7 +153,6 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
     own = {"run_id": log.run_id, "best_epoch": best_epoch, "train/samples_per_second": speed}
     runs.write_json(run_dir / runs.METRICS, {**rows[-1], **extremes, **times, **own})
     log.call("log_files", [str(run_dir / runs.METRICS)])
-    shown = runs.shown(run_dir)
     known = [*KINDS[trained.task.name].measures, *trained.cfg.metrics]
     found = {k: best[f"val/{k}"] for k in known if f"val/{k}" in best}
     summary = (
@@ -161,11 +161,13 @@ def conclude(trained: Trained, log: RunLog, clock: Clock) -> dict[str, float]:
         f"{network.parameter_count:,} parameters, {speed:,.0f} samples/s, "
         f"{times['time/fit_s']:.1f} s of training, {times['time/total_s']:.1f} s in all"
     )
-    log.call("set_tags", {"mlflow.note.content": summary.replace("\n", "\n\n") + _pointers(shown)})
+    log.call(
+        "set_tags", {"mlflow.note.content": summary.replace("\n", "\n\n") + _pointers(run_dir)}
+    )
     print(
         f"\n{summary}\n"
-        f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
-        f"next: {typed('evaluate')} run={shown}"
+        f"run:  {runs.shown(run_dir)}" + (f"  (MLflow {log.run_id})" if log.run_id else "") + "\n"
+        f"next: {typed('evaluate')} {runs.argument('run', run_dir)}"
         + (f"   or   {pages(masked(trained.cfg.tracking.uri))}" if log.run_id else "")
     )
     return {**reached, "parameters": float(network.parameter_count)}
@@ -175,7 +177,8 @@ def _pointers(run_dir: Path) -> str:
     """Where to go from a run's page, in Markdown."""
     return (
         "\n\nThe figures are under Artifacts, the curves under Model metrics. On the test data: "
-        f"`{typed('evaluate')} run={run_dir}`; the same training again: the command among the tags."
+        f"`{typed('evaluate')} {runs.argument('run', run_dir)}`; the same training again: the "
+        "command among the tags."
     )
 
 

@@ -1,10 +1,11 @@
 """What a configuration may hold: one table of rules, checked before anything heavy is imported."""
 
+import shlex
 import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perceptrail import runs
 from perceptrail.errors import UserError, did_you_mean
 from perceptrail.measures import KINDS, MEASURES, available, measure
 from perceptrail.passwords import masked, unmasked
@@ -138,9 +140,21 @@ _FILE = Rule(
 _KNOWN = tuple({f"val/{name}": 0 for kind in KINDS.values() for name in ("loss", *kind.measures)})
 _METRICS = tuple({name: None for task in KINDS for name in available(task)})
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433, "http": 80, "https": 443}
+
+
+def _is_store(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return False
+    if parts.scheme == "sqlite":  # one in memory would go with the process that records
+        return address.startswith("sqlite:///") and parts.path not in ("/", "/:memory:")
+    return parts.scheme.partition("+")[0] in _PORTS
+
+
 _STORE = Rule(
     "a database (sqlite:///path, postgresql://...) or the address of an MLflow server (http://...)",
-    lambda v: isinstance(v, str) and urlsplit(v).scheme.partition("+")[0] in {"sqlite", *_PORTS},
+    lambda v: isinstance(v, str) and _is_store(v),
 )
 
 # To a module of one's own these may mean something else.
@@ -271,6 +285,10 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "trainer.default_root_dir": _left_out("hydra.run.dir says it"),
     "trainer.logger": _left_out("the group logger says it, as in logger=csv"),
     "trainer.callbacks": _left_out("the group callbacks says it, as in +callbacks.NAME._target_="),
+    "objectives": Rule(
+        "a list of metrics, as [val/loss,parameters]",
+        lambda v: isinstance(v, list) and bool(v) and all(isinstance(name, str) for name in v),
+    ).or_null(),
     "tracking.uri": _STORE.or_null(),
     "tracking.experiment": _TEXT.or_null(),
     "tracking.system_metrics": _FLAG,
@@ -285,7 +303,6 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
 KEYS = {key.partition(".")[0] for key in RULES} | {
     "resume",
     "trial",
-    "objectives",
     "logger",
     "hydra",
 }
@@ -451,6 +468,65 @@ def check_surroundings(cfg: DictConfig, run_dir: Path) -> None:
         _check_store(uri)
 
 
+# What a run that is gone on with may have otherwise.
+GOING_ON = ("resume", "trial", "tracking", "trainer.max_epochs", "trainer.max_steps")
+
+
+def check_free(cfg: DictConfig, run_dir: Path) -> None:
+    """Check that there is no run of other settings, whose results would be taken for this one's.
+
+    Raises `UserError` naming one that differs. `resume` may change what it likes.
+    """
+    stored = run_dir / runs.SETTINGS / "config.yaml"
+    if at(plain(cfg), "resume") or not ((run_dir / runs.RECORD).exists() and stored.is_file()):
+        return
+    new, old = (_leaves(c) for c in (cfg, OmegaConf.load(stored)))
+    for key in sorted({*new, *old}):
+        if new.get(key) != old.get(key) and not key.startswith(GOING_ON):
+            place = runs.shown(run_dir)
+            raise UserError(
+                f"hydra.run.dir={place}: there is a run with {key}={_shown(old.get(key))} instead "
+                f"of {_shown(new.get(key))}; {runs.argument('resume', run_dir)} goes on with it, "
+                "another directory begins anew"
+            )
+
+
+def _leaves(cfg: Any) -> dict[str, Any]:
+    """Every value by its dotted key, as it was written, without Hydra's part."""
+
+    def below(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from below(value, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            yield prefix, node
+
+    with_hydra = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(with_hydra, dict)
+    return dict(below({k: v for k, v in with_hydra.items() if k != "hydra"}, ""))
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Check likewise that the folder of a plain multirun holds no other one's runs.
+
+    Raises `UserError`.
+    """
+    folder = Path(config.hydra.sweep.dir)
+    stored = folder / "multirun.yaml"
+    if not (str(config.hydra.sweeper._target_).endswith(".BasicSweeper") and stored.is_file()):
+        return
+    begun = OmegaConf.select(OmegaConf.load(stored), "hydra.overrides.task")
+    asked = [
+        [o for o in overrides or [] if not o.startswith(GOING_ON)]
+        for overrides in (begun, config.hydra.overrides.task)
+    ]
+    if asked[0] != asked[1]:
+        raise UserError(
+            f"hydra.sweep.dir={runs.shown(folder)}: there are the runs of {shlex.join(asked[0])}; "
+            "the same again goes on with them, another folder begins anew"
+        )
+
+
 def _check_store(uri: str) -> None:
     parts = urlsplit(unmasked(uri, None, key="tracking.uri"))
     if parts.scheme.startswith("sqlite"):
@@ -477,8 +553,17 @@ class Validate(Callback):
         try:
             validate(config)
             check_surroundings(config, Path(config.hydra.run.dir))
+            check_free(config, Path(config.hydra.run.dir))
         except (UserError, OmegaConfBaseException) as error:
             # Hydra turns an Exception of a callback into a warning; an exit passes.
+            sys.exit(str(error))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check where the runs of several are to be."""
+        HydraConfig.instance().set_config(config)
+        try:
+            check_sweep(config)
+        except (UserError, OmegaConfBaseException) as error:
             sys.exit(str(error))
 
 

@@ -1,6 +1,7 @@
 """A stored run on the test split, recorded in that same run."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from math import nan
 from pathlib import Path
@@ -39,7 +40,7 @@ def locate(cfg: DictConfig) -> Path:
     if unfinished is not None:
         raise UserError(
             f"run={cfg.run}: {unfinished} has not finished; "
-            f"go on with it by {typed('train')} resume={unfinished}"
+            f"go on with it by {typed('train')} {runs.argument('resume', unfinished)}"
         )
     if cfg.tracking.uri is None:
         raise UserError(f"run={cfg.run}: there is no such run here; give latest or a run directory")
@@ -80,11 +81,11 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
-    stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    assert isinstance(stored, DictConfig)
+    stored = _settings(folder)
     log = recorder.log_of(folder, cfg.tracking.uri)  # its process imports MLflow meanwhile
     network, facts = load(folder / runs.MODEL)
     data = dataset(stored)
+    _check_same(facts, data, key="data.path" if stored.data.get("path") else "data")
     x, y, rest = _test_parts(data)
     examples = len(y)
 
@@ -116,17 +117,41 @@ def _evaluate(folder: Path, cfg: DictConfig) -> dict[str, float]:
     log.post("log_files", [str(path) for path in drawn], folder="figures/test")
     log.post("log_files", [str(folder / runs.METRICS)])
     log.call("log_metrics", results)
-    shown = runs.shown(folder)
     told = [said(metrics), f"loss {metrics['loss']:.4f}" if "loss" in metrics else ""]
     print(
         f"test {', '.join(filter(None, told))}  "
         f"({examples:,} examples of {data.name})\n"
-        f"run:  {shown}" + (f"  (MLflow {log.run_id})" if log.run_id else "")
+        f"run:  {runs.shown(folder)}" + (f"  (MLflow {log.run_id})" if log.run_id else "")
     )
     asked = "input=TABLE" if data.columns else "image=FILE"
     if facts.get("task", True) and (data.columns or len(data.shape) > 1):
-        print(f"next: {typed('predict')} run={shown} {asked}")
+        print(f"next: {typed('predict')} {runs.argument('run', folder)} {asked}")
     return metrics
+
+
+def _settings(folder: Path) -> DictConfig:
+    """What a run was started with."""
+    path = folder / runs.SETTINGS / "config.yaml"
+    stored = OmegaConf.load(path) if path.is_file() else None
+    if not (isinstance(stored, DictConfig) and "data" in stored):
+        raise UserError(f"{runs.shown(path)}: does not tell what the run was started with")
+    return stored
+
+
+def _check_same(facts: Mapping[str, Any], data: Dataset, *, key: str) -> None:
+    """Check that the data are those of the training, by what is stored beside the network."""
+    described = {"shape": data.shape, "classes": data.classes}
+    described |= {"columns": data.columns.facts()} if data.columns else {}
+    told = json.loads(json.dumps(described))
+    changed = [name for name, value in told.items() if facts.get(name, value) != value]
+    same = data.streamed is not None or facts.get("digest", data.digest) == data.digest
+    if not (changed or same):
+        changed = ["values"]
+    if changed:
+        raise UserError(
+            f"{key}={data.source}: holds other data than the run was trained on (other "
+            f"{' and '.join(changed)}); its test examples may have been learned from"
+        )
 
 
 def _test_parts(data: Dataset) -> tuple[NDArray[Any], NDArray[Any], Iterator[Part]]:
@@ -177,6 +202,7 @@ def _of_table(cfg: DictConfig) -> list[str]:
         print(lines, end="")
     else:
         output = Path(cfg.output)
+        runs.check_output(output, key="output", inputs=[Path(cfg.input)])
         draft = output.with_name(f"{output.name}.tmp")
         draft.write_text(lines)
         draft.replace(output)

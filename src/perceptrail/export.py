@@ -132,6 +132,7 @@ def export(cfg: DictConfig) -> Path:
     network, facts = load(folder / runs.MODEL)
     module = Answering(network, tasks.read(facts)).eval()
     path = Path(cfg.output or folder / "export" / f"network{form.suffix}")
+    runs.check_output(path, key="output", inputs=[folder / runs.MODEL], makes_folders=True)
     new = [part for part in path.parents if not part.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.tmp{form.suffix}")  # PyTorch minds the suffix

@@ -128,7 +128,9 @@ def train(*overrides: str, **values: Any) -> Run:
         Clock.called = time.time()
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        job = hydra.run("train", main, runs.expand_resume(given))
+        expanded = runs.expand_resume(given)
+        with runs.kept(runs.resumed(expanded)):
+            job = hydra.run("train", main, expanded)
         assert job.hydra_cfg is not None
     return Run(Path(job.hydra_cfg.hydra.runtime.output_dir))
 
@@ -155,8 +157,9 @@ def _located(run: "Run | str | Path", overrides: tuple[str, ...]) -> Path:
 
 
 def _named(run: "str | Path", overrides: tuple[str, ...]) -> DictConfig:
-    quoted = str(run).replace("'", "\\'")
-    cfg = compose("evaluate", [*overrides, f"run='{quoted}'"], return_hydra_config=True)
+    cfg = compose(
+        "evaluate", [*overrides, runs.override("run", Path(run))], return_hydra_config=True
+    )
     HydraConfig.instance().set_config(cfg)  # which tracking.uri refers to
     return cfg
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from perceptrail.activations import ACTIVATIONS
@@ -181,7 +181,7 @@ class MLP(nn.Module):
     def save(self, folder: Path, **facts: Any) -> None:
         """Write weights (safetensors), architecture (JSON) and further `facts` to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.state_dict(), folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(save(self.state_dict()))  # for all who may read the folder
         described = json.dumps({"architecture": self.architecture, **facts}, indent=2)
         (folder / ARCHITECTURE).write_text(described + "\n")
 

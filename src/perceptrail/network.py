@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_model
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from perceptrail.errors import UserError
 from perceptrail.model import ARCHITECTURE, MLP, WEIGHTS, Standardise
+from perceptrail.runs import read_json, shown
 
 KEYS = ("weights", "fresh", "frozen")  # of the group `model`: what is done with any module made
 
@@ -94,7 +96,10 @@ class Module(nn.Module):
     def save(self, folder: Path, **facts: Any) -> None:
         """Write weights under the module's own names, architecture and `facts` as `MLP.save`."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.body, str(folder / WEIGHTS))
+        draft = folder / f"{WEIGHTS}.tmp"
+        save_model(self.body, str(draft))  # which nobody else may read
+        (folder / WEIGHTS).write_bytes(draft.read_bytes())
+        draft.unlink()
         described = json.dumps({"module": self.architecture, **facts}, indent=2)
         (folder / ARCHITECTURE).write_text(described + "\n")
 
@@ -252,7 +257,14 @@ def sources(network: Network) -> list[str]:
 
 def load(folder: Path) -> tuple[Network, dict[str, Any]]:
     """Read what `save` wrote: the network, ready to predict, and the further facts."""
-    facts = json.loads((folder / ARCHITECTURE).read_text())
+    facts = read_json(folder / ARCHITECTURE)
+    try:
+        return _load(folder, facts)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise UserError(f"{shown(folder)}: holds no network that can be read ({error})") from error
+
+
+def _load(folder: Path, facts: dict[str, Any]) -> tuple[Network, dict[str, Any]]:
     if "module" not in facts:
         return MLP.load(folder)
     described = facts.pop("module")
@@ -261,7 +273,7 @@ def load(folder: Path) -> tuple[Network, dict[str, Any]]:
     except UserError:
         raise
     except Exception as error:
-        name = json.loads((folder / ARCHITECTURE).read_text())["module"]["node"]["_target_"]
+        name = read_json(folder / ARCHITECTURE)["module"]["node"]["_target_"]
         raise UserError(f"{folder}: {name} cannot be made anew ({_line(error)})") from error
     load_model(module.body, folder / WEIGHTS)
     return module.eval(), facts

@@ -168,7 +168,7 @@ def log_of(run_dir: Path, uri: str | None) -> RunLog:
 
     Raises `UserError` where that is wanting.
     """
-    record = runs.read_json(run_dir / runs.RECORD)
+    record = runs.read_record(run_dir)
     if not record["run_id"]:
         return RunLog(None, None)
     line = connect(unmasked(record["uri"], uri, key="tracking.uri"), record["experiment"])

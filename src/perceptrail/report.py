@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from perceptrail.course import COURSE, Section
 from perceptrail.data.idx import FILES, md5
 from perceptrail.measures import KINDS, measure
-from perceptrail.runs import read_json, shown
+from perceptrail.runs import check_output, read_json, shown
 from perceptrail.tables import Table, of_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +75,7 @@ def write(cfg: DictConfig) -> Path:
         digests=_digests(Path(cfg.datasets)),
         root=os.path.relpath(ROOT, page.parent),
     )
+    check_output(page, key="page", makes_folders=True)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
     absent = sum(study["absent"] for study in studies)

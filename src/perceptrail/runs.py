@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
+import shlex
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
@@ -14,6 +17,7 @@ import yaml
 from perceptrail.errors import UserError
 
 RECORD, METRICS, MODEL = "run.json", "metrics.json", "model"
+SETTINGS = ".hydra"  # the folder that Hydra writes
 ARCHITECTURE = "model.json"  # in the folder of a model: what it is made of
 BEST, LAST = "best.ckpt", "last.ckpt"
 
@@ -33,8 +37,14 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object."""
-    values: dict[str, Any] = json.loads(path.read_text())
+    """Read a JSON object. Raises `UserError`, naming the file, where there is none."""
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is damaged"
+        raise UserError(f"{shown(path)}: cannot be read ({reason})") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{shown(path)}: cannot be read (it is damaged)")
     return values
 
 
@@ -42,6 +52,25 @@ def shown(run_dir: Path) -> Path:
     """A run directory as one would type it here."""
     absolute = run_dir.absolute()
     return absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute
+
+
+def override(key: str, path: Path) -> str:
+    """An override whose value is a path, whatever that is made of."""
+    text = str(path)
+    if not re.fullmatch(r"[\w./:+@%-]*", text, re.ASCII):
+        text = "'" + text.replace("'", "\\'") + "'"
+    return f"{key}={text}"
+
+
+def unquoted(text: str) -> str:
+    """A value of an override without the quotes that Hydra takes off."""
+    quoted = re.fullmatch(r"(['\"])(.*)\1", text)
+    return quoted[2].replace(f"\\{quoted[1]}", quoted[1]) if quoted else text
+
+
+def argument(key: str, path: Path) -> str:
+    """The same, of `path` as it is `shown`, to be pasted into a shell."""
+    return shlex.quote(override(key, shown(path)))
 
 
 def open_record(run_dir: Path) -> dict[str, Any]:
@@ -52,10 +81,47 @@ def open_record(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / RECORD
     if path.exists():
-        return read_json(path)
+        return read_record(run_dir)
     record = {"key": uuid.uuid4().hex, "started": time.time(), "run_id": None}
     write_json(path, record)
     return record
+
+
+def check_output(
+    path: Path, *, key: str, inputs: Sequence[Path] = (), makes_folders: bool = False
+) -> None:
+    """Check that a file can be written, which is none of the `inputs`, before it is made.
+
+    Raises `UserError`.
+    """
+    folder = path.absolute().parent
+    while makes_folders and not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{key}={path}: there is no folder {shown(folder)}")
+    if path.is_dir():
+        raise UserError(f"{key}={path}: is a folder; give a file")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{key}={path}: nothing can be written to {shown(folder)}")
+    if path.exists() and any(path.samefile(source) for source in inputs if source.exists()):
+        raise UserError(f"{key}={path}: is what is read; give another file")
+
+
+def read_record(run_dir: Path) -> dict[str, Any]:
+    """The record that is there. Raises `UserError` if it is none."""
+    record = read_json(path := run_dir / RECORD)
+    if not {"key", "started", "run_id"} <= record.keys():
+        raise UserError(f"{shown(path)}: cannot be read (it is damaged)")
+    return record
+
+
+def _records(folders: Iterator[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Those of folders that can be read."""
+    for folder in folders:
+        try:
+            yield folder, read_record(folder)
+        except UserError:
+            continue
 
 
 def find(name: str, *, root: Path = Path(), finished: bool = False) -> Path | None:
@@ -69,12 +135,13 @@ def find(name: str, *, root: Path = Path(), finished: bool = False) -> Path | No
 
     if counts(Path(name)):
         return Path(name)
-    records = [
-        (folder, read_json(folder / RECORD))
+    folders = (
+        path.parent
         for top in ("outputs", "multirun")
         for path in (root / top).glob(f"*/*/**/{RECORD}")
-        if counts(folder := path.parent)
-    ]
+        if counts(path.parent)
+    )
+    records = list(_records(folders))
     if name == "latest":
         newest = max(records, key=lambda found: float(found[1]["started"]), default=None)
         return newest[0] if newest else None
@@ -87,13 +154,16 @@ def expand_resume(arguments: Sequence[str]) -> list[str]:
     Overrides given beside `resume` come last and win. Raises `UserError` when there is no such run,
     or it cannot be gone on with.
     """
-    wanted = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
-    if not wanted or wanted[-1] in ("null", ""):
+    given = [a.removeprefix("resume=") for a in arguments if a.startswith("resume=")]
+    if not given or given[-1] in ("null", ""):
         return list(arguments)
-    run_dir = find(wanted[-1])
+    name = unquoted(given[-1])
+    if {"-m", "--multirun"} & set(arguments):
+        raise UserError(f"resume={name}: goes on with one run; leave out -m")
+    run_dir = find(name)
     if run_dir is None:
         raise UserError(
-            f"resume={wanted[-1]}: there is no such run here; give latest, an MLflow run id or a "
+            f"resume={name}: there is no such run here; give latest, an MLflow run id or a "
             "run directory (with a run.json in it)"
         )
     last = run_dir / LAST
@@ -101,17 +171,49 @@ def expand_resume(arguments: Sequence[str]) -> list[str]:
         can_go_on = not last.is_file() or _has_optimizers(last)
     except BadZipFile:
         raise UserError(
-            f"resume={wanted[-1]}: {shown(last)} is damaged; without it the run begins anew"
+            f"resume={name}: {shown(last)} is damaged; without it the run begins anew"
         ) from None
     if not can_go_on:
         raise UserError(
-            f"resume={wanted[-1]}: {shown(run_dir)} was trained in a stack, which stores no state "
+            f"resume={name}: {shown(run_dir)} was trained in a stack, which stores no state "
             "of its optimizers to go on from; train it alone, without hydra/launcher=fused"
         )
-    stored = yaml.safe_load((run_dir / ".hydra" / "overrides.yaml").read_text())
+    path = run_dir / SETTINGS / "overrides.yaml"
+    stored = yaml.safe_load(path.read_text()) if path.is_file() else None
+    if not (isinstance(stored, list) and all(isinstance(o, str) for o in stored)):
+        raise UserError(f"resume={name}: {shown(path)} does not tell what the run was started with")
     earlier = [o for o in stored if not o.startswith(("resume=", "hydra.run.dir="))]
     rest = [a for a in arguments if not a.startswith("resume=")]
-    return [*earlier, *rest, f"resume={run_dir}", f"hydra.run.dir={run_dir}"]
+    return [*earlier, *rest, override("resume", run_dir), override("hydra.run.dir", run_dir)]
+
+
+def resumed(expanded: Sequence[str]) -> Path | None:
+    """The directory of the run that arguments, as `expand_resume` returns them, go on with."""
+    given = [a.removeprefix("resume=") for a in expanded if a.startswith("resume=")]
+    return find(unquoted(given[-1])) if given and given[-1] not in ("null", "") else None
+
+
+@contextmanager
+def kept(run_dir: Path | None) -> Iterator[None]:
+    """Have a run that is gone on with keep the settings that it is stored with, unless it goes on
+    for an epoch by those that are given now.
+    """
+    folder = None if run_dir is None else run_dir / SETTINGS
+    files = {path: path.read_bytes() for path in folder.glob("*.yaml")} if folder else {}
+
+    last = None if run_dir is None else run_dir / LAST
+
+    def epoch() -> int:
+        return last.stat().st_mtime_ns if last and last.is_file() else 0
+
+    before = epoch()
+    try:
+        yield
+    except BaseException:
+        if epoch() == before:
+            for path, content in files.items():
+                path.write_bytes(content)
+        raise
 
 
 def _has_optimizers(checkpoint: Path) -> bool:

@@ -144,6 +144,8 @@ class Store:
                 self._experiment = self._open_experiment(experiment)
         except MlflowException as error:
             raise UserError(masked(f"tracking.uri={uri}: {error.message}")) from error
+        except sqlite3.DatabaseError as error:  # no database, or none that can be opened
+            raise UserError(masked(f"tracking.uri={uri}: {error}")) from error
         self._end_dead_runs()
 
     def _creation(self) -> FileLock | nullcontext[None]:
@@ -426,7 +428,8 @@ class Store:
         for child in sorted(self._children(run_id), key=lambda run: RUN_DIR not in run.data.tags):
             number = int(child.data.tags[TRIAL_NUMBER])
             if number in known:  # its own run came after it had been given one
-                self._client.delete_run(child.info.run_id)
+                if RUN_DIR not in child.data.tags:
+                    self._client.delete_run(child.info.run_id)
             else:
                 known[number] = child.data.tags.get(OUTCOME)
         for number, (outcome, reason) in ended.items():

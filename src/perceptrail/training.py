@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -83,6 +84,8 @@ def run(cfg: DictConfig) -> float | list[float]:
         logger.log_hyperparams({k: masked(v) for k, v in flat(cfg).items()})  # no passwords
     until_awake()
     last = run_dir / runs.LAST
+    if last.exists():
+        _check_fits(last, module, parts)
     fit = partial(trainer.fit, module, data, ckpt_path=last if last.exists() else None)
     if not trainer.is_global_zero:  # a further process of a distributed training: computes, no more
         fit()
@@ -101,6 +104,36 @@ def run(cfg: DictConfig) -> float | list[float]:
     for callback in pruning:
         callback.end(reached)
     return returned(cfg, reached)
+
+
+def _check_fits(last: Path, module: LightningModule, parts: "Parts") -> None:
+    """Check that a run goes on with the network and the optimizer that its checkpoint holds."""
+    try:
+        stored = torch.load(last, map_location="cpu", weights_only=False, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"{runs.shown(last)}: is damaged; without it the run begins anew"
+        ) from error
+    shapes = [
+        {name: [*value.shape] for name, value in state.items() if torch.is_tensor(value)}
+        for state in (stored["state_dict"], module.state_dict())
+    ]
+    for name in sorted({*shapes[0], *shapes[1]}):
+        old, new = (str(state.get(name, "not there")) for state in shapes)
+        if old != new:
+            raise UserError(
+                f"{runs.shown(last)}: holds another network, whose {name} is {old} instead of "
+                f"{new}; go on with the model and the data that the run was started with"
+            )
+    if parts.optimizer is not None:
+        made = parts.optimizer(parts.network.parameters())
+        groups = stored["optimizer_states"][0]["param_groups"], made.param_groups
+        known, wanted = ({*own[0]} - {"initial_lr"} for own in groups)
+        if known != wanted:
+            raise UserError(
+                f"{runs.shown(last)}: holds the state of another optimizer than "
+                f"{type(made).__name__}; go on with the one that the run was started with"
+            )
 
 
 class Parts(NamedTuple):
@@ -218,6 +251,11 @@ def returned(cfg: DictConfig, reached: Mapping[str, float]) -> float | list[floa
     """What a run returns of the best values that it reached."""
     if cfg.objectives is None:
         return reached[cfg.monitor.metric]
+    if unknown := [name for name in cfg.objectives if name not in reached]:
+        raise UserError(
+            f"objectives={cfg.objectives}: {unknown[0]} is none of what the run, which is stored, "
+            f"has come to: {', '.join(sorted(reached))}"
+        )
     return [reached[name] for name in cfg.objectives]
 
 
@@ -227,7 +265,7 @@ def _interruptible(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as stop:
-        print(f"\nInterrupted. Go on with: {typed('train')} resume={runs.shown(run_dir)}")
+        print(f"\nInterrupted. Go on with: {typed('train')} {runs.argument('resume', run_dir)}")
         if isinstance(stop, SIGTERMException):
             raise SystemExit(128 + signal.SIGTERM) from None
         raise KeyboardInterrupt from None

@@ -304,8 +304,8 @@ class Report:
             write_trials(self._dir / TRIALS, self._ledger.roll.trials)
             self._due = started + SPACING * (time.monotonic() - started)
             changed.append(self._dir / TRIALS)
-        best, self._best = self._best, [t.number for t in standing.best]
-        if self._best not in ([], best):
+        best = [trial.number for trial in standing.best]
+        if best not in ([], self._best):
             first, *others = standing.best
             write_best(self._dir / BEST, first, self._config, why=chosen(standing.best))
             write_results(self._dir / RESULTS, standing.best)
@@ -313,4 +313,5 @@ class Report:
             if others or (self._dir / PARETO).exists():
                 write_front(self._dir, standing.best, self._config)
                 changed.append(self._dir / PARETO)
+        self._best = best  # last, for an interruption may come before
         return changed

@@ -20,12 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from perceptrail.search.domains import text
 from perceptrail.search.fronts import knee_first
-from perceptrail.search.roll import BOOKKEEPING, COPIED
+from perceptrail.search.roll import BOOKKEEPING, COPIED, OVERRIDES
 
 TRIALS, BEST, PARETO = "trials.csv", "best.yaml", "pareto.csv"
 RESULTS = "optimization_results.yaml"  # what hydra-optuna-sweeper leaves
 KINDS = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-OVERRIDES = "overrides"  # the trial attribute that keeps them
 SEARCHES = "hparams_search"  # the config group of searches, which only say how to search
 
 
@@ -139,7 +138,8 @@ def reported(trial: FrozenTrial) -> dict[str, Any]:
 def write_best(path: Path, trial: FrozenTrial, config: DictConfig, *, why: str = "") -> None:
     """Write the trial's overrides as a configuration of its own, built upon that of the search."""
     parser, values = OverridesParser.create(), OmegaConf.create()
-    defaults: list[Any] = [str(config.hydra.job.config_name)]
+    name = config.hydra.job.config_name  # none of an application that has its keys in code
+    defaults: list[Any] = [str(name)] if name else []
     own = [f"{name}={text(value)}" for name, value in trial.params.items()]
     for line in trial.user_attrs.get(OVERRIDES, own):  # which a trial of others has not got
         override = parser.parse_override(line)

@@ -11,7 +11,7 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED = (
+OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED, OVERRIDES = (
     "owner",  # the process that runs the trial
     "rerun_of",  # the trial whose parameters it repeats
     "start",  # which of the given starting points it is
@@ -20,8 +20,9 @@ OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED = (
     "again",  # its parameters are to be run again
     "withdrawn",  # another process had already claimed the last place
     "copied",  # which trial of another study it was
+    "overrides",  # which it ran with
 )
-BOOKKEEPING = (OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED)
+BOOKKEEPING = (OWNER, RERUN, START, REASON, LOST, AGAIN, WITHDRAWN, COPIED, OVERRIDES)
 
 
 class Roll:

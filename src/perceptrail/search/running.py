@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from perceptrail.errors import UserError
+
 if TYPE_CHECKING:
     from optuna import Trial
 
@@ -73,8 +75,18 @@ class RunningTrial:
         return bool(self._trial.should_prune())
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Keep a fact about the trial in the study; numbers become columns of trials.csv."""
+        """Keep a fact about the trial in the study; numbers become columns of trials.csv.
+
+        Raises `UserError` for a name by which the search keeps facts of its own.
+        """
         if self._place is not None:
+            from perceptrail.search.roll import BOOKKEEPING  # with Optuna, which a search has there
+
+            if key in BOOKKEEPING:
+                raise UserError(
+                    f"set_user_attr({key!r}): must be none of {', '.join(BOOKKEEPING)}, which the "
+                    "search keeps itself"
+                )
             self._trial.set_user_attr(key, value)
 
     @cached_property

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from io import FileIO
 from pathlib import Path
 from pkgutil import resolve_name
 from tempfile import gettempdir
@@ -41,6 +42,7 @@ from perceptrail.search.settings import Direction, Settings
 PRUNER = "pruner"  # the study attribute by which a trial elsewhere finds its pruner
 HYDRAS = ("_target_", "_partial_", "_recursive_", "_convert_")  # keys that are no arguments
 KEY = "key"  # the study attribute that names it in MLflow
+PLACE = "place"  # that of the file that it was last opened in
 
 
 class _Journal(JournalFileBackend):
@@ -52,11 +54,19 @@ class _Journal(JournalFileBackend):
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with Path(self._file_path).open("ab", buffering=0) as file:
+        with Path(self._file_path).open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until it closes; FileLock costs 0.2 ms
+            _cut_torn_line(file)
             file.write(lines.encode())
             if any(log["op_code"] == JournalOperation.SET_TRIAL_STATE_VALUES for log in logs):
                 os.fsync(file.fileno())
+
+
+def _cut_torn_line(file: FileIO) -> None:
+    """Drop what a writer that died has left of its last line, or the next would be added to it."""
+    if (size := file.seek(0, os.SEEK_END)) and os.pread(file.fileno(), 1, size - 1) != b"\n":
+        whole = os.pread(file.fileno(), size, 0)
+        file.truncate(whole.rfind(b"\n") + 1)
 
 
 @cache
@@ -176,6 +186,14 @@ def _nested(kind: type, spec: Mapping[str, Any], **given: Any) -> Any:
             raise UserError(f"hydra.sweeper: {str(error).strip().splitlines()[0]}") from error
 
 
+def _is_copy(study: Study, address: str) -> bool:
+    """Whether its file is another than it was, which is still there."""
+    place = study.user_attrs.get(PLACE)
+    if place is None or is_shared(address) or not Path(place).exists():
+        return False
+    return not Path(address).samefile(place)
+
+
 def open_study(
     settings: Settings,
     *,
@@ -210,8 +228,11 @@ def open_study(
         if objectives:
             with _experiments_allowed():
                 study.set_metric_names(list(objectives))
-        if KEY not in study.user_attrs:
+        if KEY not in study.user_attrs or _is_copy(study, address):
             study.set_user_attr(KEY, uuid.uuid4().hex)
+        place = None if is_shared(address) else str(Path(address).absolute())
+        if study.user_attrs.get(PLACE) != place:
+            study.set_user_attr(PLACE, place)
     for trial in study.get_trials(deepcopy=False):
         for key, old in trial.distributions.items():
             try:

@@ -35,7 +35,8 @@ from perceptrail.search.ledger import Ledger
 from perceptrail.search.plots import Artist
 from perceptrail.search.repeats import Repeated, Repeats
 from perceptrail.search.report import Records, Report, store, trial_key
-from perceptrail.search.results import OVERRIDES, objectives, reported
+from perceptrail.search.results import objectives, reported
+from perceptrail.search.roll import OVERRIDES
 from perceptrail.search.running import REPEATED
 from perceptrail.search.sampling import Exhaustive, Proposer
 from perceptrail.search.settings import Settings, named_objectives
@@ -125,10 +126,24 @@ class Search:
         if sources:
             with exclusive(self._address, f"warm start {settings.study_name}"):
                 take_over(self._study, sources)
-        self._study.set_user_attr(REPEATED, self._repeats is not None)
+        self._note_repeats()
         self._dir.mkdir(parents=True, exist_ok=True)
         (self._dir / "multirun.yaml").write_text(masked(OmegaConf.to_yaml(config)))
         self._ledger = Ledger(self._study, proposer, settings, starts=starts, address=self._address)
+
+    def _note_repeats(self) -> None:
+        """Keep what a trial's runs differ in, which is to stay so: means of others are no match."""
+        told: Any = False
+        if self._repeats is not None:
+            told = {"key": self._repeats.key, "values": [text(v) for v in self._repeats.values]}
+        begun = self._study.user_attrs.get(REPEATED, told)
+        if begun != told and begun is not True and self._study.get_trials(deepcopy=False):
+            was = f"{begun['key']}={','.join(begun['values'])}" if begun else "none"
+            raise UserError(
+                f"hydra.sweeper.repeats: study {self._study.study_name!r} was begun with {was}; "
+                "give the new search another hydra.sweeper.study_name"
+            )
+        self._study.set_user_attr(REPEATED, told)
 
     def run(self) -> list[Sequence[JobReturn]]:
         """Run trials until the study has as many as it shall have.

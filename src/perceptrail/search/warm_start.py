@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from perceptrail.errors import UserError, did_you_mean
 from perceptrail.passwords import masked
 from perceptrail.search.domains import Values
-from perceptrail.search.results import OVERRIDES, reported
-from perceptrail.search.roll import COPIED, REASON
+from perceptrail.search.results import reported
+from perceptrail.search.roll import COPIED, OVERRIDES, REASON
 from perceptrail.search.space import Space
 from perceptrail.search.storage import open_storage
 
