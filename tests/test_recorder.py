@@ -88,7 +88,13 @@ def test_without_a_store_nothing_is_told():
 )
 def test_the_recorder_of_a_stored_run_is_known_before_pytorch_is(tmp_path, monkeypatch, run, place):
     monkeypatch.chdir(tmp_path)
-    theirs = {"uri": "sqlite:///theirs.db", "experiment": "theirs", "started": 0}
+    theirs = {
+        "key": "k",
+        "started": 0.0,
+        "uri": "sqlite:///theirs.db",
+        "experiment": "theirs",
+        "started": 0,
+    }
     for folder, record in {
         "sweep/0": theirs | {"run_id": "1"},
         "outputs/day/time": theirs | {"run_id": "0123abcd"},
