@@ -90,7 +90,6 @@ def test_the_recorder_of_a_stored_run_is_known_before_pytorch_is(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     theirs = {
         "key": "k",
-        "started": 0.0,
         "uri": "sqlite:///theirs.db",
         "experiment": "theirs",
         "started": 0,
