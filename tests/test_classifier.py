@@ -241,6 +241,27 @@ def test_every_option_does_what_it_does_in_a_plain_loop(name, options):
     assert watch.series("val/loss") == pytest.approx(plain.val_losses, rel=1e-6)
 
 
+def inverted(x):
+    """A transform that needs values in [0, 1]."""
+    assert 0 <= x.min() <= x.max() <= 1
+    return 1 - x
+
+
+def test_bytes_are_augmented_as_numbers():
+    class Inverted(Plain):
+        def batches(self, epoch):
+            return [(inverted(x), y) for x, y in super().batches(epoch)]
+
+    pictures = replace(DATASETS["bytes"], shape=(1, 2))
+    data = DataModule(
+        pictures, batch_size=BATCH, val_size=VAL, seed=0, chunk=64, augment=[inverted]
+    )
+    data.setup("fit")
+    make, start = made_by("optimizer=adamw"), network_for(data)
+    ours, _ = fit(start, data, optimizer=make)
+    assert same(ours, Inverted(start, data, optimizer=make).network)
+
+
 SCHEDULES = {
     "one cycle": partial(one_cycle, warmup=0.3),
     "cosine": partial(cosine),

@@ -374,6 +374,12 @@ BAD = {
     "+trainer.bogus=1": "trainer",
     "+trainer.val_check_interval=2": "every epoch is validated",
     "monitor.metric=val/acc": "monitor.mode=min",
+    "data=null": "must be one of arrays, circles",
+    "trainer=5": "must be one of auto",
+    "distillation=null": "distillation.KEY=",
+    "regularization=5": "regularization.KEY=",
+    "callbacks.progress=true": "must be null, or have a _target_",
+    "trial=5": "{study, number, storage}",
 }
 
 

@@ -77,6 +77,11 @@ def or_null(values):
 VALUES = {
     "seed": integers(0, high=2**32 - 1),
     "figures": FLAGS,
+    "trial": (
+        [None, {"study": "s", "number": 0, "storage": "x.journal"}],
+        [5, "x", [], {}, {"study": "s"}],
+        "{study, number, storage}, or null",
+    ),
     "objectives": (
         [None, ["val/loss"], ["val/acc", "parameters"]],
         ["val/acc", 1, True, [], [1, 2], {"a": 1}],

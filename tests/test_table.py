@@ -205,3 +205,18 @@ def test_targets_that_are_numbers_are_refused_where_classes_are_learned(tmp_path
     )
     assert refused.wait().code == 1
     assert "the targets of a (y) are numbers, and must be classes" in refused.output
+
+
+def test_whole_numbers_that_are_names_are_known_where_others_are_missing():
+    learned = pd.DataFrame({"zip": [5000, 1000, 5000]})
+    columns = Columns.of(learned, categorical=["zip"])
+    asked = pd.DataFrame({"zip": [np.nan, 5000, 1000]})
+    assert columns.rows(asked).tolist() == [[0, 0], [0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("share", [0.001, 0.999])
+def test_a_part_without_examples_is_refused(tmp_path, share):
+    frame = pd.DataFrame({"x": range(20), "y": ["a", "b"] * 10})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(UserError, match=f"data.test={share}: leaves .* of 20 examples"):
+        table(path=str(tmp_path / "t.csv"), target="y", test=share)

@@ -5,7 +5,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,7 @@ OF_PLACES = {  # errors of where a file was to be, not of the program
     *(errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG),
 }
 INTERRUPTED = 130  # the shell's number for Ctrl-C
+NO_OPTION = "Config group override"  # and that a group is given what is no name
 TWO_FLAGS = "Only one of --"  # how Hydra begins to say that its flags exclude each other
 
 
@@ -104,9 +105,9 @@ def errors_for_people(name: str = "train") -> Iterator[None]:
     except (UserError, YAMLError) as error:  # the latter in a file of one's own
         sys.exit(str(error))
     except ValueError as error:
-        if not str(error).startswith(TWO_FLAGS):
+        if (said := _choice(error)) is None:
             raise
-        sys.exit(str(error))
+        sys.exit(said)
     except ModuleNotFoundError as error:
         if error.name not in TRAINING:
             raise
@@ -125,6 +126,22 @@ def _missing_option(error: MissingConfigException) -> str:
     if not group or not options:
         return str(error)
     return f"{group}={name}: must be one of {', '.join(options)}{did_you_mean(name, options)}"
+
+
+def _choice(error: ValueError) -> str | None:
+    """What Hydra says of flags and groups; nothing if the error is another."""
+    if str(error).startswith(NO_OPTION):
+        return _no_option(sys.argv[1:])
+    return str(error) if str(error).startswith(TWO_FLAGS) else None
+
+
+def _no_option(arguments: Sequence[str]) -> str:
+    for argument in arguments:
+        group, _, value = argument.lstrip("+").partition("=")
+        options = sorted(path.stem for path in (CONF / group).glob("*.yaml")) if group else []
+        if options and value not in options:
+            return f"{argument}: must be one of {', '.join(options)}"
+    return "a group of the configuration must be given the name of one of its options"
 
 
 def _composition(error: Exception, name: str) -> str:

@@ -285,6 +285,10 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
     "trainer.default_root_dir": _left_out("hydra.run.dir says it"),
     "trainer.logger": _left_out("the group logger says it, as in logger=csv"),
     "trainer.callbacks": _left_out("the group callbacks says it, as in +callbacks.NAME._target_="),
+    "trial": Rule(
+        "what a search tells its runs, {study, number, storage}",
+        lambda v: isinstance(v, dict) and {"study", "number", "storage"} <= v.keys(),
+    ).or_null(),
     "objectives": Rule(
         "a list of metrics, as [val/loss,parameters]",
         lambda v: isinstance(v, list) and bool(v) and all(isinstance(name, str) for name in v),
@@ -302,10 +306,11 @@ RULES: Mapping[str, Rule | Callable[[], Rule]] = {
 
 KEYS = {key.partition(".")[0] for key in RULES} | {
     "resume",
-    "trial",
     "logger",
     "hydra",
 }
+
+GROUPS = {key.partition(".")[0] for key in RULES if "." in key}
 
 _ABSENT = object()
 
@@ -320,6 +325,7 @@ def validate(cfg: DictConfig, told: Plain | None = None) -> None:
         if hint := did_you_mean(name, KEYS):
             raise UserError(f"{name}: there is no such key{hint}; with a plus it is your own")
     told = plain(cfg) if told is None else told
+    _check_groups(told)
     for key, entry in RULES.items():
         value = at(told, key, _ABSENT)
         if value is _ABSENT or _is_ones_own(told, key):
@@ -341,6 +347,19 @@ def validate(cfg: DictConfig, told: Plain | None = None) -> None:
             better = f"max for {metric}" if measure(metric).highest else f"min for {metric}"
         raise UserError(f"monitor.mode={mode}: must be {better}; monitor.metric is {metric}")
     _check_task(told)
+
+
+def _check_groups(told: Plain) -> None:
+    """Check that what has keys has not been given a value in their place."""
+    nodes = {group: told[group] for group in GROUPS & told.keys()}
+    for group, node in nodes.items():
+        if not isinstance(node, Mapping):
+            raise UserError(
+                f"{group}={_shown(node)}: has keys of its own, to be set as {group}.KEY=..."
+            )
+    for name, node in nodes.get("callbacks", {}).items():
+        if not (node is None or isinstance(node, Mapping)):
+            raise UserError(f"callbacks.{name}={_shown(node)}: must be null, or have a _target_")
 
 
 def plain(cfg: DictConfig) -> Plain:

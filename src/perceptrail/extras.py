@@ -41,7 +41,7 @@ class Extras(nn.Module):
         found = {}
         for name, metric in self._made.items():
             assert isinstance(metric, torchmetrics.Metric)
-            found[name] = metric.compute().mean()
+            found[name] = metric.compute().float().mean()  # a perfect mcc is an integer
             metric.reset()
         return found
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from perceptrail.data.dataset import Dataset, of_arrays, split
+from perceptrail.data.dataset import Dataset, of_arrays, split, tested
 from perceptrail.data.targets import encode
 from perceptrail.errors import UserError
 
@@ -90,7 +90,7 @@ def of_parts(
         x, y = values
         classed = kind == "classes" or (kind is None and y.ndim == 1 and y.dtype.kind != "f")
         strata = np.unique(y, return_inverse=True)[1] if classed else np.zeros(len(y), np.int64)
-        kept, held_out = split(strata, held_out=round(test * len(y)), seed=0)
+        kept, held_out = split(strata, held_out=tested(test, len(y)), seed=0)
         x = np.asarray(x)
         values = [x[kept], y[kept], x[held_out], y[held_out]]
     x, x_test = map(_channels_first, values[::2])

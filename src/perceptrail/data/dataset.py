@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from perceptrail.errors import UserError
+
 Part = tuple[NDArray[Any], NDArray[Any]]
 
 
@@ -77,6 +79,17 @@ def as_float(x: NDArray[Any]) -> NDArray[np.float32]:
         numbers: NDArray[np.float32] = np.divide(x, 255, dtype=np.float32)
         return numbers
     return np.asarray(x, np.float32)
+
+
+def tested(share: float, examples: int) -> int:
+    """How many of the examples are to be tested on. Raises `UserError` for none, or all."""
+    count = round(share * examples)
+    if not 0 < count < examples:
+        raise UserError(
+            f"data.test={share}: leaves {count} of {examples} examples to test on; "
+            "there must be some for both parts"
+        )
+    return count
 
 
 def split(

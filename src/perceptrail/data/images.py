@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from perceptrail.data.dataset import Dataset, Part, of_arrays, split
+from perceptrail.data.dataset import Dataset, Part, of_arrays, split, tested
 from perceptrail.data.image import FORMATS
 from perceptrail.data.targets import by_class, check_seen, encode
 from perceptrail.errors import UserError, did_you_mean
@@ -43,7 +43,7 @@ def folder(
     files, classes = _images_of(home, key="data.dir")
     labels = np.array([classes.index(file.parent.name) for file in files])
     if isinstance(test, float):
-        rest, held_out = split(labels, held_out=round(test * len(labels)), seed=0)
+        rest, held_out = split(labels, held_out=tested(test, len(labels)), seed=0)
         parts = [([files[i] for i in rows], labels[rows]) for rows in (rest, held_out)]
     else:
         others, theirs = _images_of(Path(test).expanduser(), key="data.test")

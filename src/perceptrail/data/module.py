@@ -360,7 +360,7 @@ class DataModule(Data):
 
     def _augmented(self, batch: Batch) -> Batch:
         assert self._augment is not None
-        return self._augment(batch[0]), batch[1]
+        return self._augment(numbers(batch[0])), batch[1]  # which may be given as stored
 
 
 def statistics(x: Tensor | Mapped, *, by_column: bool) -> tuple[Statistic, Statistic]:
@@ -396,6 +396,8 @@ def _augment(
 ) -> Augment | Transforms:
     if len(shape) < 2:
         raise UserError(f"data.augment={options}: must be null for data that are not images")
+    if isinstance(options, str) or not isinstance(options, Mapping | Sequence):
+        raise UserError(f"data.augment={options}: must be null, a mapping or a list of transforms")
     if not isinstance(options, Mapping):
         return Transforms(shape, options)
     keys = [field.name for field in dataclasses.fields(Augment) if field.kw_only]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from perceptrail.data.dataset import Dataset, of_arrays, split
+from perceptrail.data.dataset import Dataset, of_arrays, split, tested
 from perceptrail.data.targets import encode
 from perceptrail.errors import UserError, did_you_mean
 
@@ -66,6 +66,8 @@ class Columns:
                 f"data.features: {'; '.join(f'{k} {why}' for k, why in useless.items())}; "
                 f"leave it out: 'data.features=[{','.join(usable)}]'"
             )
+        if not (numbers or categories):
+            raise UserError("data.features: there must be a column to learn from beside the target")
         return cls(numbers, categories)
 
     @property
@@ -102,7 +104,9 @@ class Columns:
 
 
 def _texts(column: "pd.Series[Any]") -> list[str]:
-    return [str(value) for value in column]
+    """Values as texts; a whole number is one, also where missing ones have made it a float."""
+    whole = (isinstance(value, float) and value.is_integer() for value in column)
+    return [str(int(v) if is_whole else v) for v, is_whole in zip(column, whole, strict=True)]
 
 
 def _numbers(column: "pd.Series[Any]", fill: float, said: str) -> NDArray[np.float32]:
@@ -199,7 +203,7 @@ def table(
     kind = kind or _kind(frame[names])
     if isinstance(test, float):
         strata = frame[names[0]].factorize()[0] if kind == "classes" else np.zeros(len(frame), int)
-        held = split(strata.astype(np.int64), held_out=round(test * len(frame)), seed=0)
+        held = split(strata.astype(np.int64), held_out=tested(test, len(frame)), seed=0)
         parts = [frame.iloc[rows] for rows in held]
     else:
         held_out = read(test, key="data.test", separator=separator)
