@@ -195,9 +195,24 @@ def test_what_a_trial_s_runs_differ_in_stays_so(tmp_path: Path) -> None:
     ):
         changed = run(tmp_path, *space, other, "hydra.sweeper.n_trials=3")
         assert changed.returncode == 1
-        assert "hydra.sweeper.repeats: study 'app' was begun with y=0,1" in changed.stderr
+        assert "hydra.sweeper.repeats: study 'app' was begun with y, 0, 1;" in changed.stderr
     assert run(tmp_path, *space, repeats, "hydra.sweeper.n_trials=3").returncode == 0
     assert len(opened(tmp_path).trials) == 3
+
+
+def test_limits_on_outcomes_stay_so_and_judge_what_is_taken_over(tmp_path: Path) -> None:
+    assert run(tmp_path / "a", *SPACE, "hydra.sweeper.n_trials=6").returncode == 0
+    values = sorted(t.value or 0 for t in opened(tmp_path / "a").trials)
+    limit = f"hydra.sweeper.outcome_constraints=['value >= {values[3]}']"
+    changed = run(tmp_path / "a", *SPACE, limit, "hydra.sweeper.n_trials=7")
+    assert changed.returncode == 1
+    assert "hydra.sweeper.outcome_constraints: study 'app' was begun with none;" in changed.stderr
+    taken = (limit, f"hydra.sweeper.warm_start={tmp_path / 'a'}", "hydra.sweeper.n_trials=1")
+    assert run(tmp_path / "b", *SPACE, *taken).returncode == 0
+    study = opened(tmp_path / "b")
+    assert len(study.trials) == 7
+    allowed = [t.value for t in study.trials if t.value is not None and t.value >= values[3]]
+    assert study.best_value == min(allowed)
 
 
 def test_a_copy_is_a_study_of_its_own_and_a_study_that_moves_is_not(tmp_path: Path) -> None:

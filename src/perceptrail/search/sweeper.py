@@ -64,6 +64,8 @@ MORE_FAILURES = 100  # beyond n_trials, that end any search
 
 log = logging.getLogger(__name__)
 
+LIMITS = "outcome_constraints"  # the study attribute that keeps them
+
 
 class SearchError(UserError, CompactHydraException):
     """An error of the user's, which Hydra too reports as one message without a traceback."""
@@ -109,7 +111,7 @@ class Search:
         self._common = self._compose({})  # what all trials have in common
         name, begun = settings.custom_search_space, settings.warm_start
         self._customise = imported("hydra.sweeper.custom_search_space", name) if name else None
-        sources = source(begun, self._space, directions) if begun else []
+        sources = source(begun, self._space, directions, self._limits) if begun else []
         proposer = Proposer(self._space, settings, feasible=self._is_feasible, sources=sources)
         exhaustive = isinstance(proposer.base, Exhaustive)
         if settings.n_trials is None and not exhaustive:
@@ -126,24 +128,28 @@ class Search:
         if sources:
             with exclusive(self._address, f"warm start {settings.study_name}"):
                 take_over(self._study, sources)
-        self._note_repeats()
+        self._note_terms()
         self._dir.mkdir(parents=True, exist_ok=True)
         (self._dir / "multirun.yaml").write_text(masked(OmegaConf.to_yaml(config)))
         self._ledger = Ledger(self._study, proposer, settings, starts=starts, address=self._address)
 
-    def _note_repeats(self) -> None:
-        """Keep what a trial's runs differ in, which is to stay so: means of others are no match."""
-        told: Any = False
+    def _note_terms(self) -> None:
+        """Keep what trials are judged by, which is to stay so: others are no match for them."""
+        repeats: Any = False
         if self._repeats is not None:
-            told = {"key": self._repeats.key, "values": [text(v) for v in self._repeats.values]}
-        begun = self._study.user_attrs.get(REPEATED, told)
-        if begun != told and begun is not True and self._study.get_trials(deepcopy=False):
-            was = f"{begun['key']}={','.join(begun['values'])}" if begun else "none"
-            raise UserError(
-                f"hydra.sweeper.repeats: study {self._study.study_name!r} was begun with {was}; "
-                "give the new search another hydra.sweeper.study_name"
-            )
-        self._study.set_user_attr(REPEATED, told)
+            repeats = [self._repeats.key, *(text(value) for value in self._repeats.values)]
+        limits = sorted(self._limits)
+        terms = {"repeats": (REPEATED, repeats), "outcome_constraints": (LIMITS, limits)}
+        has_trials = bool(self._study.get_trials(deepcopy=False))
+        for key, (name, told) in terms.items():
+            begun = self._study.user_attrs.get(name, told)
+            if has_trials and begun != told and begun is not True:  # as early studies have it
+                was = ", ".join(begun) if begun else "none"
+                raise UserError(
+                    f"hydra.sweeper.{key}: study {self._study.study_name!r} was begun with {was}; "
+                    "give the new search another hydra.sweeper.study_name"
+                )
+            self._study.set_user_attr(name, told)
 
     def run(self) -> list[Sequence[JobReturn]]:
         """Run trials until the study has as many as it shall have.

@@ -4,7 +4,7 @@ They are told apart by the attribute `copied`, and do not count towards `n_trial
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import optuna
@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from perceptrail.errors import UserError, did_you_mean
 from perceptrail.passwords import masked
 from perceptrail.search.domains import Values
-from perceptrail.search.results import reported
+from perceptrail.search.results import objectives, reported
 from perceptrail.search.roll import COPIED, OVERRIDES, REASON
 from perceptrail.search.space import Space
 from perceptrail.search.storage import open_storage
@@ -25,8 +25,14 @@ log = logging.getLogger(__name__)
 KEY = "hydra.sweeper.warm_start"
 
 
-def source(given: str, space: Space, directions: Sequence[str]) -> list[FrozenTrial]:
-    """The trials of the study at `address:study` that are points of `space`, as it has them.
+Limits = Mapping[str, Callable[[Mapping[str, float]], float]]  # on outcomes: by how much exceeded
+
+
+def source(
+    given: str, space: Space, directions: Sequence[str], limits: Limits
+) -> list[FrozenTrial]:
+    """The trials of the study at `address:study` that are points of `space`, as it has them, judged
+    by these limits; without those that have not reported what these are about.
 
     The study may be left out where there is one. Raises UserError if there is none, or if it was
     optimized in other directions.
@@ -35,7 +41,7 @@ def source(given: str, space: Space, directions: Sequence[str]) -> list[FrozenTr
     if (other := [d.name.lower() for d in study.directions]) != list(directions):
         raise UserError(f"{KEY}={masked(given)}: that study optimizes {other}, not {directions}")
     ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    found = [copy for trial in ended if (copy := _copy(trial, study.study_name, space))]
+    found = [copy for trial in ended if (copy := _copy(trial, study, space, limits))]
     log.info(f"{len(found)} of {len(ended)} trials of {study.study_name} are points of this search")
     return found
 
@@ -69,7 +75,7 @@ def _open(given: str) -> Study:
     return optuna.load_study(study_name=name, storage=storage)
 
 
-def _copy(trial: FrozenTrial, study: str, space: Space) -> FrozenTrial | None:
+def _copy(trial: FrozenTrial, study: Study, space: Space, limits: Limits) -> FrozenTrial | None:
     """A trial as one of `space`; None if it is not a point of it."""
     known, fixed = space.distributions(), space.fixed()
     if any(fixed.get(k, v) != v for k, v in trial.params.items() if k not in known):
@@ -87,7 +93,14 @@ def _copy(trial: FrozenTrial, study: str, space: Space) -> FrozenTrial | None:
         return None
     drawn = space.undraw(values)
     overrides = [line for line in space.overrides(values) if line == masked(line)]
-    origin = f"{study}#{trial.number}"
+    known_of = reported(trial)
+    if trial.state == TrialState.COMPLETE:
+        known_of |= dict(zip(objectives(study), trial.values, strict=True))
+    try:
+        excesses = {text: excess(known_of) for text, excess in limits.items()}
+    except UserError:
+        return None
+    origin = f"{study.study_name}#{trial.number}"
     own = {OVERRIDES: overrides, COPIED: origin, REASON: f"copied from {origin}"}
     return create_trial(
         state=trial.state,
@@ -95,8 +108,6 @@ def _copy(trial: FrozenTrial, study: str, space: Space) -> FrozenTrial | None:
         params=drawn,
         distributions={name: known[name] for name in drawn},
         user_attrs=reported(trial) | own,
-        system_attrs={
-            k: v for k, v in trial.system_attrs.items() if k.startswith(_CONSTRAINTS_KEY)
-        },
+        system_attrs={f"{_CONSTRAINTS_KEY}:{k}": excess for k, excess in excesses.items()},
         intermediate_values=trial.intermediate_values,
     )
