@@ -14,9 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from perceptrail import config
 from perceptrail.activations import ACTIVATIONS
-from perceptrail.config import RULES, Validate, check_surroundings, validate
+from perceptrail.config import RULES, Validate, check_free, check_surroundings, validate
 from perceptrail.errors import UserError
 from perceptrail.invocation import CONF
+from perceptrail.passwords import masked
 from perceptrail.schedules import DROPOUT_SCHEDULES
 
 GROUPS = sorted(
@@ -417,6 +418,22 @@ def test_the_hook_ends_a_command_with_the_message_alone(overrides, said):
 def test_the_hook_lets_a_good_configuration_pass(tmp_path):
     Validate().on_run_start(composed("train", "tracking=none", f"hydra.run.dir={tmp_path}/run"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_the_same_settings_is_known_although_it_stores_no_password(tmp_path):
+    given = (
+        f"hydra.run.dir={tmp_path}",
+        "tracking=none",
+        "+logger.own.uri=postgresql://me:secret@h/s",
+    )
+    cfg = composed("train", *given)
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "run.json").write_text("{}")
+    stored = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k != "hydra"]))
+    (tmp_path / ".hydra/config.yaml").write_text(masked(stored))
+    check_free(cfg, tmp_path)
+    with pytest.raises(UserError, match=r"with seed=0 instead of 1; resume=.* goes on with it"):
+        check_free(composed("train", *given, "seed=1"), tmp_path)
 
 
 def test_validation_needs_nothing_heavy():

@@ -504,21 +504,21 @@ def check_free(cfg: DictConfig, run_dir: Path) -> None:
         if new.get(key) != old.get(key) and not key.startswith(GOING_ON):
             place = runs.shown(run_dir)
             raise UserError(
-                f"hydra.run.dir={place}: there is a run with {key}={_shown(old.get(key))} instead "
-                f"of {_shown(new.get(key))}; {runs.argument('resume', run_dir)} goes on with it, "
+                f"hydra.run.dir={place}: there is a run with {key}={old.get(key, 'null')} instead "
+                f"of {new.get(key, 'null')}; {runs.argument('resume', run_dir)} goes on with it, "
                 "another directory begins anew"
             )
 
 
-def _leaves(cfg: Any) -> dict[str, Any]:
-    """Every value by its dotted key, as it was written, without Hydra's part."""
+def _leaves(cfg: Any) -> dict[str, str]:
+    """Every value by its dotted key, as it was written, without passwords and Hydra's part."""
 
-    def below(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    def below(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
         if isinstance(node, dict) and node:
             for key, value in node.items():
                 yield from below(value, f"{prefix}.{key}" if prefix else str(key))
         else:
-            yield prefix, node
+            yield prefix, masked(_shown(node))  # as it is stored
 
     with_hydra = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(with_hydra, dict)
@@ -536,7 +536,7 @@ def check_sweep(config: DictConfig) -> None:
         return
     begun = OmegaConf.select(OmegaConf.load(stored), "hydra.overrides.task")
     asked = [
-        [o for o in overrides or [] if not o.startswith(GOING_ON)]
+        [masked(o) for o in overrides or [] if not o.startswith(GOING_ON)]
         for overrides in (begun, config.hydra.overrides.task)
     ]
     if asked[0] != asked[1]:
