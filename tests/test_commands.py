@@ -556,7 +556,8 @@ def test_a_run_is_named_and_gone_on_with_whatever_its_directory_is_called(tmp_pa
         assert len(history(tmp_path / name)) == number
     (told,) = (line for line in said.splitlines() if line.startswith("next: "))
     _, script, argument = shlex.split(told.removeprefix("next: "))
-    assert "test accuracy" in run(script, argument, "tracking=none", cwd=tmp_path).output
+    judged = run(Path(script).name, argument, "tracking=none", cwd=tmp_path)
+    assert "test accuracy" in judged.output
 
 
 def test_a_damaged_run_is_named_and_hides_no_other(tmp_path):

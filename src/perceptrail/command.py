@@ -43,11 +43,10 @@ def execute(task: Callable[[DictConfig], Any], name: str, *, usage: str, first: 
             print(_help(name, usage=usage))
             return
         sys.argv[first:] = runs.expand_resume(sys.argv[first:])  # further processes read them too
-        resumed = runs.resumed(sys.argv[first:])
         setbase("1.3")
         parser = get_args_parser()
         try:
-            with runs.kept(resumed):
+            with runs.kept(sys.argv[first:]):
                 _run_hydra(
                     args=parser.parse_intermixed_args(sys.argv[first:]),  # flags anywhere
                     args_parser=parser,

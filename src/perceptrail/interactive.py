@@ -129,7 +129,7 @@ def train(*overrides: str, **values: Any) -> Run:
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         expanded = runs.expand_resume(given)
-        with runs.kept(runs.resumed(expanded)):
+        with runs.kept(expanded):
             job = hydra.run("train", main, expanded)
         assert job.hydra_cfg is not None
     return Run(Path(job.hydra_cfg.hydra.runtime.output_dir))

@@ -49,6 +49,7 @@ class Picture:
 def write(cfg: DictConfig) -> Path:
     """Write the page that `cfg.page` names and return its path."""
     page, results = Path(cfg.page), Path(cfg.results)
+    check_output(page, key="page", makes_folders=True)
     found = {path.parent.name for path in results.glob("*/study.json")}
     known = [section.study for section in COURSE]
     later = [Section(name, "", "") for name in sorted(found - set(known))]
@@ -75,7 +76,6 @@ def write(cfg: DictConfig) -> Path:
         digests=_digests(Path(cfg.datasets)),
         root=os.path.relpath(ROOT, page.parent),
     )
-    check_output(page, key="page", makes_folders=True)
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
     absent = sum(study["absent"] for study in studies)

@@ -187,24 +187,21 @@ def expand_resume(arguments: Sequence[str]) -> list[str]:
     return [*earlier, *rest, override("resume", run_dir), override("hydra.run.dir", run_dir)]
 
 
-def resumed(expanded: Sequence[str]) -> Path | None:
-    """The directory of the run that arguments, as `expand_resume` returns them, go on with."""
-    given = [a.removeprefix("resume=") for a in expanded if a.startswith("resume=")]
-    return find(unquoted(given[-1])) if given and given[-1] not in ("null", "") else None
-
-
 @contextmanager
-def kept(run_dir: Path | None) -> Iterator[None]:
-    """Have a run that is gone on with keep the settings that it is stored with, unless it goes on
-    for an epoch by those that are given now.
+def kept(expanded: Sequence[str]) -> Iterator[None]:
+    """Have a run that is gone on with, by arguments as `expand_resume` returns them, keep the
+    settings that it is stored with, unless it goes on for an epoch by those that are given now.
     """
-    folder = None if run_dir is None else run_dir / SETTINGS
-    files = {path: path.read_bytes() for path in folder.glob("*.yaml")} if folder else {}
-
-    last = None if run_dir is None else run_dir / LAST
+    given = [a.removeprefix("resume=") for a in expanded if a.startswith("resume=")]
+    if not given or given[-1] in ("null", ""):
+        yield
+        return
+    run_dir = Path(unquoted(given[-1]))
+    last = run_dir / LAST
+    files = {path: path.read_bytes() for path in (run_dir / SETTINGS).glob("*.yaml")}
 
     def epoch() -> int:
-        return last.stat().st_mtime_ns if last and last.is_file() else 0
+        return last.stat().st_mtime_ns if last.is_file() else 0
 
     before = epoch()
     try:
